@@ -1,0 +1,200 @@
+"""A clip is a bag of patches that know where they came from; whole clips and selected ones alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from avcl.errors import HiddenError
+
+
+class Shape(NamedTuple):
+    """What one clip looks like before it is cut: frames of height x width pixels, times x mels of log-mel."""
+
+    frames: int
+    height: int
+    width: int
+    times: int
+    mels: int
+
+    def grid(self, patch: int) -> Grid:
+        """How many patches of ``patch`` x ``patch`` fit along each axis."""
+        return Grid(self.frames, *(n // patch for n in self[1:]))
+
+
+class Grid(NamedTuple):
+    """The full grid of patches. Video index = (t * rows + row) * cols + col; audio index = t * freqs + f."""
+
+    frames: int
+    rows: int
+    cols: int
+    times: int
+    freqs: int
+
+    @property
+    def video(self) -> int:
+        """Patches of a whole clip's frames."""
+        return self.frames * self.rows * self.cols
+
+    @property
+    def audio(self) -> int:
+        """Patches of a whole clip's log-mel spectrogram."""
+        return self.times * self.freqs
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which patches the encoder sees.
+
+    ``video (B, V)`` and ``audio (B, A)`` are permutations of a clip's patches: the first ``video_visible``
+    and ``audio_visible`` are seen, the rest are to be reconstructed.
+    """
+
+    video: Tensor
+    audio: Tensor
+    video_visible: int
+    audio_visible: int
+
+    def __getitem__(self, rows: Any) -> Masks:
+        return dataclasses.replace(self, video=self.video[rows], audio=self.audio[rows])
+
+    def to(self, device: torch.device) -> Masks:
+        """The same masks on another device."""
+        return dataclasses.replace(self, video=self.video.to(device), audio=self.audio.to(device))
+
+    def seen(self, clip: Clip) -> Clip:
+        """The visible patches of ``clip``; ``backbone.embed`` of them gives the embeddings of the masked pass."""
+        return clip.take(self.video[:, : self.video_visible], self.audio[:, : self.audio_visible])
+
+    def hidden(self, clip: Clip) -> Clip:
+        """The patches of ``clip`` that are to be reconstructed."""
+        return clip.take(self.video[:, self.video_visible :], self.audio[:, self.audio_visible :])
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a backbone says about a batch of clips.
+
+    ``terms``: loss terms by name, each (B,), already weighted; the mean of their sum is the batch's loss.
+    ``video``, ``audio``: pooled embeddings (B, D), not normalised.
+    """
+
+    terms: dict[str, Tensor]
+    video: Tensor
+    audio: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Each clip's loss, (B,): the sum of its terms."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A batch of B clips, each with V video patches and A audio patches.
+
+    ``video (B, V, p*p*3)`` pixels in the order (row, column, channel) · ``audio (B, A, p*p)`` in the order
+    (time, mel) · ``video_at (B, V)``, ``audio_at (B, A)`` long positions on the full grid · ``index (B,)``
+    the clip's number in its scenario · ``label (B,)``, ``task (B,)`` for evaluation only: where they are
+    hidden, reading them raises HiddenError.
+    """
+
+    video: Tensor
+    audio: Tensor
+    video_at: Tensor
+    audio_at: Tensor
+    index: Tensor
+    label: Tensor = field(default_factory=lambda: None, repr=False)  # type: ignore[assignment]
+    task: Tensor = field(default_factory=lambda: None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for name in ("label", "task"):
+            if getattr(self, name) is None:
+                object.__delattr__(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("label", "task"):
+            raise HiddenError(
+                f"clip.{name} is hidden: the stream is task-free and has no labels; "
+                "a strategy that needs them must declare needs_boundaries = True"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @classmethod
+    def cut(
+        cls,
+        frames: Tensor,
+        mel: Tensor,
+        patch: int,
+        index: Tensor | None = None,
+        label: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Clip:
+        """Cut ``frames (B, T, 3, H, W)`` and ``mel (B, 1, time, mels)`` into whole clips of all patches.
+
+        Raises ValueError where a side is not a multiple of ``patch``.
+        """
+        for name, sides in (("frames", frames.shape[-2:]), ("mel", mel.shape[-2:])):
+            if any(side % patch for side in sides):
+                raise ValueError(f"{name}: sides {tuple(sides)} must be multiples of the patch size {patch}")
+        video = rearrange(frames, "b t c (r p) (k q) -> b (t r k) (p q c)", p=patch, q=patch)
+        audio = rearrange(mel, "b 1 (t p) (f q) -> b (t f) (p q)", p=patch, q=patch)
+        batch, device = len(video), video.device
+        return cls(
+            video=video,
+            audio=audio,
+            video_at=torch.arange(video.shape[1], device=device).expand(batch, -1),
+            audio_at=torch.arange(audio.shape[1], device=device).expand(batch, -1),
+            index=torch.arange(batch, device=device) if index is None else index,
+            label=label,  # type: ignore[arg-type]
+            task=task,  # type: ignore[arg-type]
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is not hidden, by field name."""
+        return {f.name: self.__dict__[f.name] for f in dataclasses.fields(self) if f.name in self.__dict__}
+
+    def masked(self) -> Clip:
+        """The same clips with label and task hidden."""
+        return dataclasses.replace(self, label=None, task=None)  # type: ignore[arg-type]
+
+    def take(self, video_idx: Tensor, audio_idx: Tensor) -> Clip:
+        """Only the patches at ``video_idx (B, V')`` and ``audio_idx (B, A')``, indices into this clip's own."""
+        return self._replace(
+            video=self.video.gather(1, video_idx[..., None].expand(-1, -1, self.video.shape[-1])),
+            audio=self.audio.gather(1, audio_idx[..., None].expand(-1, -1, self.audio.shape[-1])),
+            video_at=self.video_at.gather(1, video_idx),
+            audio_at=self.audio_at.gather(1, audio_idx),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> Clip:
+        """Move, or cast the patches, as ``Tensor.to`` does; positions, index, label and task stay integers."""
+        moved = {key: value.to(*args, **kwargs) for key, value in self.tensors().items()}
+        for key in moved.keys() - {"video", "audio"}:
+            moved[key] = moved[key].long()
+        return Clip(**moved)
+
+    def __getitem__(self, rows: slice | Tensor) -> Clip:
+        return Clip(**{key: value[rows] for key, value in self.tensors().items()})
+
+    def __add__(self, other: Clip) -> Clip:
+        """These clips, then the others. What is hidden in either is hidden in the sum."""
+        mine, theirs = self.tensors(), other.tensors()
+        for side in ("video", "audio"):
+            if mine[side].shape[1:] != theirs[side].shape[1:]:
+                raise ValueError(
+                    f"clips with {mine[side].shape[1]} and {theirs[side].shape[1]} {side} patches "
+                    "cannot form one batch: take() as many from both"
+                )
+        return Clip(**{key: torch.cat([mine[key], theirs[key]]) for key in mine if key in theirs})
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def _replace(self, **changes: Tensor) -> Clip:
+        return Clip(**{**self.tensors(), **changes})

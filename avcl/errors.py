@@ -1,0 +1,52 @@
+"""What goes wrong, said in one line: where, what, what is allowed or nearest, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AvclError(Exception):
+    """Base of every error that avcl raises on purpose."""
+
+
+class UserError(AvclError):
+    """A mistake the user can mend. The command line prints it as it is and exits with code 2."""
+
+
+class SettingsError(UserError, ValueError):
+    """One or more wrong settings; every mistake is one line that begins with the setting's key."""
+
+    def __init__(self, mistakes: Iterable[str]):
+        self.mistakes = list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class PluginError(UserError):
+    """A plugin that cannot be loaded, or two plugins that contradict each other."""
+
+
+class HiddenError(AvclError, AttributeError):
+    """A strategy read what a task-free, label-free method must not know."""
+
+
+class BadClip(AvclError):
+    """A clip that cannot be used: skipped and counted, never replaced by another one.
+
+    ``path`` names the file, ``reason`` says in a few words why (``"no audio stream"``).
+    """
+
+    def __init__(self, path: str, reason: str):
+        self.path, self.reason = path, reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # the default would rebuild the error from its one message; it crosses worker processes
+        return type(self), (self.path, self.reason)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """``"; did you mean 'er'?"`` where something allowed is close to ``name``, else what is allowed."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; allowed: {', '.join(allowed)}" if allowed else ""

@@ -1,0 +1,55 @@
+"""The whole plugin contract: which components exist. When they run is not pluggy's business.
+
+A plugin is a module named by an entry point in the group ``avcl`` that implements any of these hooks::
+
+    from avcl import hookimpl
+
+    @hookimpl
+    def strategies():
+        return [MyStrategy]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from avalanche.evaluation import PluginMetric
+    from avalanche.logging import BaseLogger
+
+    from avcl.backbones import Backbone
+    from avcl.run import Run
+    from avcl.strategies import Strategy
+    from avcl.streams import Scenario
+
+PROJECT = "avcl"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
+    """Classes that say how not to forget."""
+
+
+@hookspec
+def scenarios() -> Iterable[type[Scenario]]:  # type: ignore[empty-body]
+    """Classes that make a stream of tasks."""
+
+
+@hookspec
+def backbones() -> Iterable[type[Backbone]]:  # type: ignore[empty-body]
+    """Classes that turn clips into loss terms and embeddings."""
+
+
+@hookspec
+def metrics(run: Run) -> Iterable[PluginMetric]:  # type: ignore[empty-body]
+    """Avalanche metrics for this run."""
+
+
+@hookspec
+def loggers(run: Run) -> Iterable[BaseLogger]:  # type: ignore[empty-body]
+    """Avalanche loggers for this run; asked on rank zero only."""

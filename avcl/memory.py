@@ -1,0 +1,151 @@
+"""Past clips: a reservoir (Vitter's algorithm R) of clips and of whatever is stored beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from avcl.clip import Clip
+from avcl.dist import world_size
+from avcl.settings import Component, Count, Natural
+
+_POSITION = torch.int16  # a grid has far fewer than 32,768 patches
+_CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
+
+
+@dataclass(frozen=True)
+class Past:
+    """Clips drawn from memory: their ``slots (R,)``, the ``clip`` of R rows, and what was stored beside them."""
+
+    slots: Tensor
+    clip: Clip
+    extra: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> Past:
+        """The same on ``device``; slots stay with the memory, on the CPU."""
+        return Past(self.slots, self.clip.to(device), {k: v.to(device) for k, v in self.extra.items()})
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+
+@dataclass(kw_only=True, eq=False)
+class Memory(Component):
+    """A uniform sample of all clips offered so far (J. S. Vitter, 1985), kept on the CPU as it was offered.
+
+    ``capacity``: clips over all processes; each process holds ``capacity // world_size`` of its own ·
+    ``budget_bytes``: if given, as many clips as fit into so many bytes instead · ``dtype``: of everything
+    that is not an integer.
+
+    Each offered clip, in order: while there is room it takes the next slot; afterwards it draws one of
+    ``seen + 1`` numbers and overwrites that slot if there is one. Every clip stays with probability
+    ``capacity / seen`` exactly.
+    """
+
+    capacity: Natural = 2000
+    budget_bytes: Count | None = None
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+
+    def open(self, generator: torch.Generator) -> None:
+        """Start empty, drawing from ``generator`` alone."""
+        self.generator = generator
+        self.seen = 0
+        self._rows: dict[str, Tensor] = {}
+        self._slots = self.capacity // world_size()
+
+    def add(self, clip: Clip, **extra: Tensor) -> None:
+        """Offer B clips, each with its row of every ``extra (B, ...)``; all are copied, none is kept alive.
+
+        Names and shapes are fixed by the first call; later ones that differ raise ValueError.
+        """
+        rows = {key: value for key, value in clip.tensors().items() if key in _CLIP_PARTS}
+        rows = {key: self._stored(key, value) for key, value in (rows | extra).items()}
+        if not self._rows:
+            self._reserve(rows)
+        self._check(rows)
+        taken = self._place(len(clip))
+        if taken:
+            slots, source = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
+            for key, value in rows.items():
+                self._rows[key][slots] = value[source]
+
+    def sample(self, count: int) -> Past:
+        """``min(count, len)`` distinct clips, uniformly; raises ValueError when there are none."""
+        if not len(self):
+            raise ValueError("memory.sample: the memory is empty; ask len(memory) first")
+        return self.read(torch.randperm(len(self), generator=self.generator)[:count])
+
+    def read(self, slots: Tensor) -> Past:
+        """The clips in ``slots (R,)``."""
+        rows = {key: value[slots] for key, value in self._rows.items()}
+        clip = Clip(**{key: rows.pop(key) for key in _CLIP_PARTS})
+        return Past(slots, clip.to(clip.video.dtype), rows)
+
+    def write(self, slots: Tensor, **tensors: Tensor) -> None:
+        """Overwrite named parts (``video``, ``audio`` or an extra) of ``slots (R,)``; the rest stays as it is."""
+        for key, value in tensors.items():
+            if key not in self._rows:
+                raise ValueError(f"memory.write: nothing called {key!r} is stored; stored: {', '.join(self._rows)}")
+            self._rows[key][slots] = self._stored(key, value)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stored clips take, with all that is stored beside them."""
+        return len(self) * self._item_bytes(self._rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on identically, the generator included."""
+        filled = {key: value[: len(self)].clone() for key, value in self._rows.items()}
+        return {"seen": self.seen, "slots": self._slots, "generator": self.generator.get_state(), "rows": filled}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the capacity is the saved one's."""
+        self.seen, self._slots, self._rows = state["seen"], state["slots"], {}
+        self.generator.set_state(state["generator"])
+        for key, value in state["rows"].items():
+            self._rows[key] = value.new_empty((self._slots, *value.shape[1:]))
+            self._rows[key][: len(value)] = value
+
+    def __len__(self) -> int:
+        return min(self.seen, self._slots) if self._rows else 0
+
+    def _place(self, count: int) -> dict[int, int]:
+        """Which of ``count`` offered rows go where: slot to row, the last of several for one slot."""
+        taken: dict[int, int] = {}
+        for row in range(count):
+            slot = self.seen
+            if slot >= self._slots:
+                slot = int(torch.randint(self.seen + 1, (1,), generator=self.generator))
+            if slot < self._slots:
+                taken[slot] = row
+            self.seen += 1
+        return taken
+
+    def _stored(self, key: str, value: Tensor) -> Tensor:
+        value = value.detach().cpu()
+        if key in ("video_at", "audio_at"):
+            return value.to(_POSITION)
+        return value.to(getattr(torch, self.dtype)) if value.is_floating_point() else value
+
+    def _reserve(self, rows: Mapping[str, Tensor]) -> None:
+        if self.budget_bytes is not None:
+            self._slots = self.budget_bytes // world_size() // self._item_bytes(rows)
+        self._rows = {k: v.new_empty((self._slots, *v.shape[1:])) for k, v in rows.items()}
+
+    def _check(self, rows: Mapping[str, Tensor]) -> None:
+        if rows.keys() != self._rows.keys():
+            raise ValueError(f"memory.add: got {', '.join(rows)}; the first clips came with {', '.join(self._rows)}")
+        for key, value in rows.items():
+            if value.shape[1:] != self._rows[key].shape[1:]:
+                raise ValueError(
+                    f"memory.add: {key} rows of shape {tuple(value.shape[1:])}; "
+                    f"the first clips had {tuple(self._rows[key].shape[1:])}"
+                )
+
+    @staticmethod
+    def _item_bytes(rows: Mapping[str, Tensor]) -> int:
+        return sum(value[0].numel() * value.element_size() if len(value) else 0 for value in rows.values())

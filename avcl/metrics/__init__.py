@@ -1,0 +1,23 @@
+"""What a run measures by default: loss terms, speed, retrieval with average and forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from avcl.compat import PluginMetric
+from avcl.hookspecs import hookimpl
+from avcl.metrics.retrieval import Retrieval
+from avcl.metrics.speed import Speed
+from avcl.metrics.terms import LossTerms
+
+if TYPE_CHECKING:
+    from avcl.run import Run
+
+__all__ = ["LossTerms", "Retrieval", "Speed"]
+
+
+@hookimpl
+def metrics(run: Run) -> Iterable[PluginMetric]:
+    """Register the default metrics."""
+    return [LossTerms(), Speed(), Retrieval(run.scenario.task_names)]

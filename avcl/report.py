@@ -1,0 +1,26 @@
+"""What a run found, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def matrix_table(title: str, tasks: Sequence[str], measure: Mapping[str, Any]) -> Table:
+    """The task matrix of one measure: a row for each evaluation, then average and forgetting, in percent."""
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    table.add_column("after")
+    for task in tasks:
+        table.add_column(task, justify="right", overflow="fold")
+    table.add_column("average", justify="right")
+    table.add_column("forgetting", justify="right")
+    for number, row in enumerate(measure["matrix"]):
+        summary = (measure["average"][number], measure["forgetting"][number])
+        table.add_row(tasks[number], *(_percent(value) for value in (*row, *summary)))
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

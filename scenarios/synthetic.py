@@ -1,0 +1,209 @@
+"""A rendered stream: moving objects, one of them sounding, and a law of sight and sound that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from avcl.clip import Shape
+from avcl.hookspecs import hookimpl
+from avcl.scenarios import _render as render
+from avcl.settings import Count, Fraction, Natural, NonNegative
+from avcl.streams import Scenario, Split, augmentation
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Side = Annotated[int, Field(ge=16)]
+SPLITS = ("train", "eval", "pretraining", "statistics")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a model never gets to see.
+
+    ``mask (T, H, W)`` bool: pixels of the sounding object · ``interval``: first mel frame of the sound and the
+    first after it · ``level (times, mels)``: the sound alone, before noise and normalisation · ``sight``,
+    ``sound``: the factors.
+    """
+
+    mask: Tensor
+    interval: tuple[int, int]
+    level: Tensor
+    sight: render.Sight
+    sound: render.Sound
+
+
+@dataclass(kw_only=True)
+class Synthetic(Scenario):
+    """Audio-video clips rendered on the fly, about 2 ms each: no download, and the truth is known."""
+
+    name: ClassVar[str] = "synthetic"
+
+    tasks: Count = 4
+    classes: Count = 4
+    train_clips: Count = 256
+    eval_clips: Count = 16
+    pretraining: Natural = 4096
+    frames: Count = 2
+    height: Side = 64
+    width: Side = 64
+    times: Side = 256
+    mels: Side = 128
+    object: Share = 0.4
+    sound: Share = 0.4
+    distractors: Natural = 1
+    disguise: Fraction = 0.2
+    noise: NonNegative = 0.2
+    overwriting: Fraction = 1.0
+    fresh: bool = True
+    seed: Natural = 0
+
+    def mistakes(self) -> Iterator[str]:
+        """A source too small to be seen or too short to be heard."""
+        side = min(self.height, self.width)
+        for key, share, whole, unit in (
+            ("object", self.object, side, "pixels"),
+            ("sound", self.sound, self.times, "mel frames"),
+        ):
+            if share * whole < 4:
+                few = f"{share * whole:.1f} {unit.split()[-1]}"
+                yield f"{key}: {share} of {whole} {unit} is {few}: at least 4 are needed, {4 / whole:.3g} or more"
+
+    @property
+    def shape(self) -> Shape:
+        """What every clip looks like."""
+        return Shape(self.frames, self.height, self.width, self.times, self.mels)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """``family_1`` and so on."""
+        return tuple(f"family_{task + 1}" for task in range(self.tasks))
+
+    def clips(self, task: int, split: Split) -> Rendered:
+        """The clips of one family; every run of ``classes`` items has each class once."""
+        labels = range(task * self.classes, (task + 1) * self.classes)
+        count = self.train_clips if split == "train" else self.eval_clips
+        first = 0 if split == "train" else self.tasks * self.classes * self.train_clips
+        return Rendered(self, split, labels, count * self.classes, first + labels.start * count)
+
+    def pretraining_clips(self) -> Rendered | None:
+        """Clips of families between those of the tasks, of carriers between theirs."""
+        first = self.tasks * self.classes * (self.train_clips + self.eval_clips)
+        labels = range(self.tasks * self.classes, 2 * self.tasks * self.classes)
+        return Rendered(self, "pretraining", labels, self.pretraining, first) if self.pretraining else None
+
+    @cached_property
+    def kinds(self) -> tuple[render.Kind, ...]:
+        """Every class by its label: those of the tasks, then those to pre-train on."""
+        return tuple(
+            self._kind(task, carrier, between)
+            for between in (0, 1)
+            for task in range(self.tasks)
+            for carrier in range(self.classes)
+        )
+
+    def _kind(self, task: int, carrier: int, between: int) -> render.Kind:
+        place = (2 * task + between) / max(1, 2 * self.tasks - 1)
+        drift = self.overwriting * _apart(task)
+        return render.Kind(
+            angle=(carrier + between / 2) / self.classes,
+            period=4.0 * 3.0**place,
+            spacing=2.0**place / 6.0,
+            formant=(carrier + between / 2) / self.classes + drift,
+            law=drift,
+        )
+
+    @cached_property
+    def scale(self) -> dict[str, tuple[float, float]]:
+        """Mean and deviation of frames and log-mel, measured on clips of the tasks that nobody trains on."""
+        clips = Rendered(self, "statistics", range(self.tasks * self.classes), 64, 0)
+        drawn = [clips.draw(i)[:2] for i in range(len(clips))]
+        return {
+            key: (float(np.mean(values)), float(np.std(values)))
+            for key, values in zip(("frames", "mel"), zip(*drawn, strict=True), strict=True)
+        }
+
+
+class Rendered(Dataset):
+    """``size`` clips of the classes ``labels``; item i is of class ``labels[i % len(labels)]``."""
+
+    def __init__(self, scenario: Synthetic, split: str, labels: range, size: int, first: int):
+        self.scenario, self.split, self.labels = scenario, split, labels
+        self.size, self.first = size, first
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        frames, mel, _ = self.draw(i)
+        scale, label = self.scenario.scale, self._label(i)
+        known = label < self.scenario.tasks * self.scenario.classes
+        return {
+            "frames": torch.from_numpy(_normal(frames, *scale["frames"])),
+            "mel": torch.from_numpy(_normal(mel, *scale["mel"]))[None],
+            "index": self.first + i,
+            "label": label,
+            "task": label // self.scenario.classes if known else -1,
+        }
+
+    def truth(self, i: int) -> Truth:
+        """The truth about item i."""
+        return self.draw(i)[2]
+
+    def _label(self, i: int) -> int:
+        if not 0 <= i < self.size:
+            raise IndexError(f"clip {i} of {self.size}")
+        return self.labels[i % len(self.labels)]
+
+    def _generator(self, i: int) -> Generator:
+        anew = augmentation(self.first + i) if self.scenario.fresh else None
+        own = (self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels))
+        return anew or np.random.default_rng(own)
+
+    def draw(self, i: int) -> tuple[render.Array, render.Array, Truth]:
+        """Frames (T, 3, H, W) and log-mel (times, mels) of item i before normalisation, and the truth."""
+        my, shape, generator = self.scenario, self.scenario.shape, self._generator(i)
+        label = self._label(i)
+        kind, sizes = my.kinds[label], render.Sizes(my.object, my.sound)
+        sight = render.look(generator)
+        sound = render.sound_of(sight, kind, sizes)
+        frames = render.background(generator, shape)
+        half = range(len(my.kinds) // 2) if label < len(my.kinds) // 2 else range(len(my.kinds) // 2, len(my.kinds))
+        others = [other for other in half if other != label] or [label]
+        for _ in range(my.distractors):
+            other = my.kinds[others[generator.integers(len(others))]]
+            silent = render.look(generator)
+            render.paint(frames, render.outline(silent, sizes, shape), other, silent.hue, my.disguise)
+        mask = render.outline(sight, sizes, shape)
+        render.paint(frames, mask, kind, sight.hue, 1.0)
+        level = render.heard(sound, kind, shape)
+        grain = generator.standard_normal(frames.shape, np.float32)
+        hiss = generator.standard_normal(level.shape, np.float32)
+        truth = Truth(torch.from_numpy(mask), render.interval(sound, shape), torch.from_numpy(level), sight, sound)
+        return frames + np.float32(my.noise / 4) * grain, level + np.float32(my.noise) * hiss, truth
+
+
+def _normal(values: render.Array, mean: float, deviation: float) -> render.Array:
+    return (values - np.float32(mean)) / np.float32(deviation)
+
+
+def _apart(task: int) -> float:
+    """0, 1/2, 1/4, 3/4, 1/8, ...: turns of a circle, each as far from those before as can be."""
+    turn, step = 0.0, 0.5
+    while task:
+        turn, task, step = turn + step * (task % 2), task // 2, step / 2
+    return turn
+
+
+@hookimpl
+def scenarios() -> Iterable[type[Scenario]]:
+    """The synthetic stream."""
+    return [Synthetic]

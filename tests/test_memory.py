@@ -1,0 +1,161 @@
+"""The reservoir: exact frequencies, nothing shared, nothing lost on the way through a file."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from avcl.clip import Clip
+from avcl.memory import Memory
+
+
+def clips(numbers, patches=4):
+    """One clip for each number, every pixel of which is that number."""
+    count = len(numbers)
+    value = torch.tensor(numbers, dtype=torch.float32)[:, None, None]
+    at = torch.arange(patches).expand(count, -1)
+    return Clip(
+        video=value.expand(-1, patches, 3).clone(),
+        audio=-value.expand(-1, patches, 2).clone(),
+        video_at=at,
+        audio_at=at,
+        index=torch.tensor(numbers),
+    )
+
+
+def opened(capacity, seed=0, **settings):
+    memory = Memory(capacity=capacity, **settings)
+    memory.open(torch.Generator().manual_seed(seed))
+    return memory
+
+
+def held(memory) -> Tensor:
+    return memory.read(torch.arange(len(memory))).clip.index
+
+
+def test_keeps_everything_in_order_while_there_is_room():
+    memory = opened(6)
+    memory.add(clips([3, 1, 2]))
+    memory.add(clips([9]))
+    assert held(memory).tolist() == [3, 1, 2, 9]
+    assert (memory.seen, len(memory)) == (4, 4)
+
+
+def test_every_clip_stays_with_probability_capacity_over_seen():
+    capacity, seen, rounds = 5, 23, 4000
+    stays = torch.zeros(seen)
+    for seed in range(rounds):
+        memory = opened(capacity, seed)
+        for start in range(0, seen, 4):
+            memory.add(clips(list(range(start, min(start + 4, seen))), patches=1))
+        stays[held(memory)] += 1
+    share = capacity / seen
+    sigma = math.sqrt(share * (1 - share) / rounds)
+    assert ((stays / rounds - share).abs() < 4 * sigma).all()
+
+
+def test_the_first_overwrite_may_miss():
+    """Algorithm R draws one of seen + 1 numbers: an offer after the memory is full can be discarded."""
+    kept = sum(0 in held(one) for one in (_one_overwrite(seed) for seed in range(2000)))
+    assert abs(kept / 2000 - 1 / 2) < 4 * math.sqrt(0.25 / 2000)
+
+
+def _one_overwrite(seed):
+    memory = opened(1, seed)
+    memory.add(clips([0, 1]))
+    return memory
+
+
+def test_draws_are_distinct_uniform_and_carry_what_was_stored_beside_them():
+    memory = opened(10)
+    memory.add(clips(list(range(10))), square=torch.arange(10.0)[:, None] ** 2)
+    counts = torch.zeros(10)
+    for _ in range(3000):
+        past = memory.sample(4)
+        assert past.slots.unique().numel() == 4
+        assert torch.equal(past.extra["square"][:, 0], past.clip.index.float() ** 2)
+        assert torch.equal(past.clip.video[:, 0, 0], -past.clip.audio[:, 0, 0])
+        counts[past.slots] += 1
+    sigma = math.sqrt(0.4 * 0.6 / 3000)
+    assert ((counts / 3000 - 0.4).abs() < 4 * sigma).all()
+
+
+def test_asking_for_more_than_there_is_gives_all():
+    memory = opened(8)
+    memory.add(clips([1, 2, 3]))
+    assert sorted(memory.sample(5).clip.index.tolist()) == [1, 2, 3]
+
+
+def test_an_empty_memory_says_so():
+    with pytest.raises(ValueError, match="the memory is empty; ask len"):
+        opened(4).sample(1)
+
+
+def test_capacity_zero_holds_nothing():
+    memory = opened(0)
+    memory.add(clips([1, 2]))
+    assert (len(memory), memory.seen, memory.nbytes) == (0, 2, 0)
+
+
+def test_state_goes_on_identically():
+    first = opened(5)
+    for start in range(0, 12, 3):
+        first.add(clips([start, start + 1, start + 2]), mark=torch.full((3, 1), float(start)))
+    second = opened(5, seed=99)
+    second.load_state_dict(first.state_dict())
+    for memory in (first, second):
+        memory.add(clips([20, 21, 22]), mark=torch.full((3, 1), 20.0))
+    assert torch.equal(held(first), held(second))
+    mine, theirs = first.sample(3), second.sample(3)
+    assert torch.equal(mine.slots, theirs.slots)
+    assert torch.equal(mine.extra["mark"], theirs.extra["mark"])
+
+
+def test_what_is_stored_is_a_copy():
+    memory, offered = opened(4), clips([1, 2])
+    memory.add(offered)
+    offered.video.zero_()
+    past = memory.sample(2)
+    past.clip.video.zero_()
+    assert memory.read(torch.tensor([0])).clip.video.eq(1).all()
+
+
+def test_write_changes_only_the_named_part_of_the_named_slots():
+    memory = opened(3)
+    memory.add(clips([1, 2, 3]), age=torch.zeros(3, 1))
+    memory.write(torch.tensor([1]), video=torch.full((1, 4, 3), 7.0))
+    all_ = memory.read(torch.arange(3))
+    assert all_.clip.video[:, 0, 0].tolist() == [1, 7, 3]
+    assert all_.clip.audio[:, 0, 0].tolist() == [-1, -2, -3]
+    with pytest.raises(ValueError, match="nothing called 'weight' is stored; stored: video, audio"):
+        memory.write(torch.tensor([0]), weight=torch.zeros(1))
+
+
+def test_bytes_are_counted_and_a_budget_is_kept():
+    item = 4 * 3 * 4 + 4 * 2 * 4 + 2 * 4 * 2 + 8  # pixels and mel as float32, positions as int16, the index
+    memory = opened(10)
+    memory.add(clips([1, 2, 3]))
+    assert memory.nbytes == 3 * item
+    budgeted = opened(10, budget_bytes=5 * item + 3)
+    budgeted.add(clips(list(range(9))))
+    assert len(budgeted) == 5
+    assert budgeted.nbytes <= 5 * item + 3
+
+
+def test_half_precision_halves_the_pixels_and_leaves_integers_alone():
+    memory = opened(4, dtype="float16")
+    memory.add(clips([1, 2]), count=torch.tensor([[5], [6]]))
+    past = memory.sample(2)
+    assert past.clip.video.dtype is torch.float16
+    assert past.extra["count"].dtype is torch.int64
+    assert past.clip.video_at.dtype is torch.int64
+
+
+def test_later_clips_must_look_like_the_first():
+    memory = opened(4)
+    memory.add(clips([1]), mark=torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="the first clips came with .*mark"):
+        memory.add(clips([1]))
+    with pytest.raises(ValueError, match=r"mark rows of shape \(3,\); the first clips had \(2,\)"):
+        memory.add(clips([1]), mark=torch.zeros(1, 3))
