@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,7 @@ class Learner(BaseSGDTemplate):
         self._half = half
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.tasks_done = self.batches_done = self.steps = 0
+        self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
         self.pending = 0  # batches whose gradients wait for the step
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -142,6 +144,12 @@ class Learner(BaseSGDTemplate):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self._half)
 
+    def peak_bytes(self) -> int:
+        """The most memory so far: of the device's allocator on a GPU, else of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
     # ---- training --------------------------------------------------------------------------------------
 
     def train(self, experiences: Any, eval_streams: Sequence[Any] = (), **kwargs: Any) -> dict[str, Any]:
@@ -153,17 +161,7 @@ class Learner(BaseSGDTemplate):
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """One loader for all epochs of the task, so that workers live as long as it lasts."""
         data = self.adapted_dataset
-        batches = Batches(
-            clips=len(data),
-            batch_size=self.train_mb_size,
-            epochs=self.train_epochs,
-            seed=self.seed,
-            task=self.tasks_done,
-            drop_last=self.drop_last,
-            rank=dist.rank(),
-            world=dist.world_size(),
-            start=self.batches_done,
-        )
+        batches = self._order(len(data), self.batches_done)
         if not batches.per_epoch:
             raise UserError(
                 f"learner.batch_size: {self.train_mb_size} is more than the {len(data) // dist.world_size()} clips "
@@ -173,6 +171,23 @@ class Learner(BaseSGDTemplate):
         self.bad.enter(len(data))
         self.dataloader = self._loader(data, self.seed, batches)
         self._batches = iter(self.dataloader)
+
+    def batches_of(self, clips: int) -> int:
+        """How many batches of this process one epoch of so many clips has."""
+        return self._order(clips).per_epoch
+
+    def _order(self, clips: int, start: int = 0) -> Batches:
+        return Batches(
+            clips=clips,
+            batch_size=self.train_mb_size,
+            epochs=self.train_epochs,
+            seed=self.seed,
+            task=self.tasks_done,
+            drop_last=self.drop_last,
+            rank=dist.rank(),
+            world=dist.world_size(),
+            start=start,
+        )
 
     def _loader(self, data: Any, seed: int | None, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
         return DataLoader(
@@ -202,6 +217,7 @@ class Learner(BaseSGDTemplate):
             self._unpack_minibatch()
             if len(self.current):
                 self._iteration(**kwargs)
+            self.between_batches(self)
 
     def _iteration(self, **kwargs: Any) -> None:
         """One batch through the strategies' three verbs."""
@@ -361,6 +377,10 @@ _NOTHING: Any = ()
 def settings_of_learner() -> Mapping[str, Setting]:
     """The learner's parameters that are plain settings, by name: those of a configuration file."""
     return fields(Learner, without=OBJECTS)
+
+
+def _go_on(learner: Learner) -> None:
+    """Nothing to do between two batches."""
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
 
 from avcl.compat import BaseLogger, MetricValue, TensorboardLogger
 from avcl.hookspecs import hookimpl
@@ -16,21 +17,23 @@ from avcl.learner import Learner
 if TYPE_CHECKING:
     from avcl.run import Run
 
-log = logging.getLogger(__name__)
-
 
 class Bar(BaseLogger):
     """A progress bar over the whole stream with the time left; a line per epoch where there is no terminal.
 
-    ``batches``: of the whole stream · ``tasks``: their names in order · ``measure``: whose average and
-    forgetting is said after every evaluation.
+    ``clips``: how many each task trains on · ``tasks``: their names in order · ``measure``: whose average
+    and forgetting is said after every evaluation.
     """
 
     def __init__(
-        self, batches: int, tasks: Sequence[str], measure: str = "a2v/R@10", console: Console | None = None
+        self,
+        clips: Sequence[int],
+        tasks: Sequence[str],
+        measure: str = "a2v/R@10",
+        console: Console | None = None,
     ):
         super().__init__()
-        self.tasks, self.measure = tasks, measure
+        self.clips, self.tasks, self.measure = clips, tasks, measure
         self.console = console or Console(stderr=True)
         self.values: dict[str, Any] = {}
         self.bar = Progress(
@@ -42,14 +45,16 @@ class Bar(BaseLogger):
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.row = self.bar.add_task("starting", total=batches)
+        self.row = self.bar.add_task("starting", total=None)
 
     def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
         """Remember the last value of everything."""
         self.values[name] = value
 
     def before_training(self, strategy: Learner, metric_values: list[MetricValue]) -> None:
-        """Show the bar."""
+        """Show the bar; only now it is known how many batches there are."""
+        total = sum(map(strategy.batches_of, self.clips)) * strategy.train_epochs
+        self.bar.update(self.row, total=total, completed=strategy.clock.train_iterations)
         self.bar.start()
 
     def after_training_iteration(self, strategy: Learner, metric_values: list[MetricValue]) -> None:
@@ -85,7 +90,22 @@ class Bar(BaseLogger):
         return place if loss is None else f"{place}, loss {loss:.3f}"
 
 
+class Board(TensorboardLogger):
+    """Avalanche's TensorBoard logger; a resumed run takes back what was written after its checkpoint."""
+
+    def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None):
+        super().__init__(folder)
+        if resumed_at is not None:
+            self.writer.close()
+            self.writer = SummaryWriter(folder, purge_step=resumed_at + 1)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+
 @hookimpl
 def loggers(run: Run) -> Iterable[BaseLogger]:
     """Register TensorBoard and the bar."""
-    return [TensorboardLogger(run.folder), Bar(run.batches, run.scenario.task_names)]
+    clips = [len(experience.dataset) for experience in run.benchmark.train_stream]
+    return [Board(run.folder, run.resumed_at), Bar(clips, run.scenario.task_names)]

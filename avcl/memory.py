@@ -97,6 +97,11 @@ class Memory(Component):
         """Bytes that the stored clips take, with all that is stored beside them."""
         return len(self) * self._item_bytes(self._rows)
 
+    @property
+    def full_bytes(self) -> int:
+        """Bytes that a full memory takes, known once something was offered."""
+        return sum(value.numel() * value.element_size() for value in self._rows.values())
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on identically, the generator included."""
         filled = {key: value[: len(self)].clone() for key, value in self._rows.items()}

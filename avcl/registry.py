@@ -66,14 +66,17 @@ class Registry:
         """The class of that name; UserError when there is none, PluginError when there are two."""
         found = [(plugin, cls) for plugin, cls in self.offers(kind) if cls.name == name]
         if not found:
-            broken = "; ".join(f"{plugin}: {plugin.error}" for plugin in self.broken)
-            known = nearest(name, {cls.name for _, cls in self.offers(kind)})
-            raise UserError(
-                f"unknown {KINDS[kind].lower()} {name!r}{known}" + (f"; broken plugins: {broken}" if broken else "")
-            )
+            raise self.unknown(name, kind)
         if conflict := self.conflict(kind, name):
             raise PluginError(conflict)
         return found[0][1]
+
+    def unknown(self, name: str, *kinds: str) -> UserError:
+        """The error for a name that no plugin offers: what is nearest, and what may have failed to offer it."""
+        what = KINDS[kinds[0]].lower() if len(kinds) == 1 else "name"
+        known = nearest(name, {cls.name for kind in kinds for _, cls in self.offers(kind)})
+        broken = "; ".join(f"{plugin}: {plugin.error}" for plugin in self.broken)
+        return UserError(f"unknown {what} {name!r}{known}" + (f"; broken plugins: {broken}" if broken else ""))
 
     def conflict(self, kind: str, name: str) -> str | None:
         """What to say about two classes of one name, or None where there is no conflict."""
@@ -166,7 +169,8 @@ def _misfit(cls: Any, kind: str) -> str | None:
         return f"which is not a subclass of avcl.{base.__name__}"
     if not isinstance(cls.name, str) or not cls.name:
         return 'which has no name; set name = "..."'
-    if "__dataclass_fields__" not in vars(cls) or not all(f.kw_only for f in dataclasses.fields(cls) if f.init):
+    own: Mapping[str, dataclasses.Field] | None = vars(cls).get("__dataclass_fields__")
+    if own is None or any(f.init and not f.kw_only for f in own.values()):
         return "which is not decorated with @dataclass(kw_only=True)"
     if cls.__hash__ is None and kind == "backbones":
         return "a torch module that cannot be hashed; decorate it with @dataclass(kw_only=True, eq=False)"

@@ -1,16 +1,17 @@
-"""What a run found, as a table."""
+"""What a run found, as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
 def matrix_table(title: str, tasks: Sequence[str], measure: Mapping[str, Any]) -> Table:
     """The task matrix of one measure: a row for each evaluation, then average and forgetting, in percent."""
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("after")
     for task in tasks:
         table.add_column(task, justify="right", overflow="fold")
@@ -24,3 +25,12 @@ def matrix_table(title: str, tasks: Sequence[str], measure: Mapping[str, Any]) -
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def matrix_markdown(tasks: Sequence[str], measure: Mapping[str, Any]) -> str:
+    """The same table in Markdown."""
+    rows = [["after", *tasks, "average", "forgetting"], ["---", *["---:"] * (len(tasks) + 2)]]
+    for number, row in enumerate(measure["matrix"]):
+        summary = (measure["average"][number], measure["forgetting"][number])
+        rows.append([tasks[number], *(_percent(value) for value in (*row, *summary))])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -131,8 +131,10 @@ def check(
     try:
         model = _model(maker, without).model_validate(given)
     except pydantic.ValidationError as error:
+        told = set(wrong)
         for key, line in _lines(error):
-            wrong.setdefault(key, [prefix + line])
+            if key not in told:
+                wrong.setdefault(key, []).append(prefix + line)
     if wrong:
         raise SettingsError(line for lines in wrong.values() for line in lines)
     return {key: getattr(model, f"field_{key}") for key in given}
@@ -202,7 +204,7 @@ def _lines(error: pydantic.ValidationError) -> Iterator[tuple[str, str]]:
             yield str(part["loc"][0]), f"{where}: {_shown(part['input'])} is not allowed: {' or '.join(texts)}"
 
 
-_OWN_WORDS = {"is_instance_of": "a mapping of settings is needed"}
+_OWN_WORDS = {"is_instance_of": "a mapping of settings is needed", "path_type": "input should be a path"}
 
 
 def _shown(value: Any) -> str:

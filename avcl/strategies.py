@@ -47,6 +47,10 @@ class Strategy(Component):
     def end_task(self, learner: Learner) -> None:
         """A task is over. Called only for strategies that declare ``needs_boundaries``."""
 
+    def full_bytes(self) -> int:
+        """Bytes that it will keep of past clips, once that many were seen."""
+        return 0
+
     def log(self) -> dict[str, float]:
         """Numbers that tell whether the method is alive, shown as ``train/<strategy>/<name>``."""
         return {}
@@ -104,6 +108,10 @@ class Rehearsal(Strategy):
     def observe(self, learner: Learner) -> None:
         """Offer the current clips, never the replayed ones, to the memory."""
         self.memory.add(learner.current, **self.remember(learner))
+
+    def full_bytes(self) -> int:
+        """Bytes of the memory once it is full, known after the first step."""
+        return self.memory.full_bytes
 
     def log(self) -> dict[str, float]:
         """Bytes and clips in memory."""

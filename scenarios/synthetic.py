@@ -112,7 +112,7 @@ class Synthetic(Scenario):
 
     def _kind(self, task: int, carrier: int, between: int) -> render.Kind:
         place = (2 * task + between) / max(1, 2 * self.tasks - 1)
-        drift = self.overwriting * _apart(task)
+        drift = 0.0 if between else self.overwriting * _apart(task, self.tasks)
         return render.Kind(
             angle=(carrier + between / 2) / self.classes,
             period=4.0 * 3.0**place,
@@ -195,12 +195,10 @@ def _normal(values: render.Array, mean: float, deviation: float) -> render.Array
     return (values - np.float32(mean)) / np.float32(deviation)
 
 
-def _apart(task: int) -> float:
-    """0, 1/2, 1/4, 3/4, 1/8, ...: turns of a circle, each as far from those before as can be."""
-    turn, step = 0.0, 0.5
-    while task:
-        turn, task, step = turn + step * (task % 2), task // 2, step / 2
-    return turn
+def _apart(task: int, tasks: int) -> float:
+    """The task's place in -1/2..1/2: evenly spread over all tasks, those that follow each other far apart."""
+    half = (tasks + 1) // 2
+    return ((task // 2 + half * (task % 2)) + 0.5) / tasks - 0.5
 
 
 @hookimpl

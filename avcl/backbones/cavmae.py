@@ -21,7 +21,7 @@ from avcl.backbones.weights import load_state, load_weights, save_weights
 from avcl.clip import Clip, Grid, Masks, Output, Shape
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
-from avcl.settings import Count, NonNegative, Positive, build, fields
+from avcl.settings import Count, NonNegative, Positive, build
 
 PRESET: Any = None
 
@@ -58,7 +58,7 @@ class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
 
     Settings without a default take it from ``form`` and ``size``: mask_ratio and contrastive_weight are
     0.8 and 0.1 for ``stella``, 0.75 and 0.01 for ``cav-mae``, 0.6 and 1.0 for ``tiny`` in either form (with
-    the published weights a contrastive loss from scratch stays at chance for thousands of steps).
+    the published weights of the losses, the contrastive one stays at chance for over 1,000 steps from scratch).
     """
 
     name = "cav-mae"
@@ -85,7 +85,7 @@ class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
     temperature: Positive = 0.05
 
     def __post_init__(self) -> None:
-        preset = FORMS.get(self.form, {}) | SIZES.get(self.size, SIZES["base"])
+        preset = FORMS.get(self.form, FORMS["stella"]) | SIZES.get(self.size, SIZES["base"])
         for key, value in preset.items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
@@ -107,8 +107,9 @@ class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
                 yield f"{prefix}dim: {dim} is not a multiple of 4, as sine-cosine tables need"
         if self.form == "cav-mae" and self.frames != 1:
             yield f"frames: {self.frames} is not allowed: the form 'cav-mae' sees 1 frame; 'stella' sees any"
-        for kind, patches in (("audio", self._full_grid().audio), ("video", self._full_grid().video)):
-            if not int(patches * (1 - self.mask_ratio)):
+        grid = self._full_grid()
+        for kind, patches in (("audio", grid.audio), ("video", grid.video)):
+            if patches and not int(patches * (1 - self.mask_ratio)):
                 yield f"mask_ratio: {self.mask_ratio} hides all {patches} {kind} patches: one must be seen"
 
     def _full_grid(self) -> Grid:
@@ -266,12 +267,24 @@ class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
         save_weights(save_directory / "model.safetensors", self)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> CavMae:
-        settings = {key: options.pop(key) for key in fields(cls) if key in options}
-        folder = Path(model_id)
-        path = folder / "model.safetensors"
-        if not folder.is_dir():
-            path = Path(hf_hub_download(model_id, path.name, **options))
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **settings: Any,
+    ) -> CavMae:
+        path = Path(model_id) / "model.safetensors"
+        if not path.parent.is_dir():
+            found = hf_hub_download(
+                **{"repo_id": model_id, "filename": path.name, "revision": revision, "cache_dir": cache_dir},
+                **{"force_download": force_download, "local_files_only": local_files_only, "token": token},
+            )
+            path = Path(found)
         backbone = build(cls, settings)
         load_state(backbone, load_weights(path).states["backbone"], path)
         return backbone

@@ -5,17 +5,20 @@ go nowhere: PyAV drops them unless somebody asks for them.
 """
 
 import contextlib
+import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import av
 import numpy as np
 import torch
+from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition, Stream
+from av.stream import Disposition
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from avcl.errors import BadClip
@@ -24,12 +27,12 @@ RATE = 16000
 """Samples of sound per second, after decoding."""
 
 ROUNDING = 0.001  # containers such as Matroska keep times in milliseconds
-EARLY = 0.5  # a file whose streams end earlier than its header says by more than this is truncated
-OVERTIME = 1 / 8  # for so long after its end the last frame still stands
-RUN_UP = 1.0  # decoders need packets before the first one that counts; streams may run apart by as much
+EARLY = 0.5  # a stream that ends earlier than its header says by more than this was cut off
+OVERTIME = 0.125  # for so long after its end the last frame still stands
+APART = 1.0  # the packets of two streams lie within so many seconds of each other
 
-# the first bytes of MP4 and QuickTime (after the size of the box), Matroska and WebM, AVI
-CONTAINERS = (b"ftyp", b"\x1a\x45\xdf\xa3", b"RIFF")
+# how MP4 and QuickTime (after four bytes), Matroska and WebM, AVI begin
+SIGNATURES = (b"ftyp", b"\x1a\x45\xdf\xa3", b"RIFF")
 
 
 @dataclass(frozen=True)
@@ -39,69 +42,67 @@ class Probe:
     ``video``, ``audio``: seconds until the first stream of that kind ends, None where there is none.
     """
 
-    video: float | None
-    audio: float | None
-    fps: float | None
-    width: int
-    height: int
-    rate: int
-    channels: int
+    video: float | None = None
+    audio: float | None = None
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    rate: int = 0
+    channels: int = 0
 
 
 def probe(path: str, until: float = math.inf) -> Probe:
-    """Read a file's packets up to ``until``; raises BadClip where it is no media file, or cut off before that."""
-    with _opened(path, "file") as container:
-        video, audio = _first(container, "video"), _first(container, "audio")
-        ends = _ends(container, [s for s in (video, audio) if s], until)
-        for declared, end in _promises(container, video, audio, ends):
-            if end < min(declared, until) - EARLY:
-                raise _bad(path, f"truncated: ends at {end:.1f} of {declared:.1f} s")
-        return Probe(
-            video=ends.get(video.index, 0.0) if video else None,
-            audio=ends.get(audio.index, 0.0) if audio else None,
-            fps=float(video.average_rate) if video and video.average_rate else None,
-            width=video.codec_context.width if video and video.codec_context else 0,
-            height=video.codec_context.height if video and video.codec_context else 0,
-            rate=audio.codec_context.sample_rate if audio and audio.codec_context else 0,
-            channels=audio.codec_context.channels if audio and audio.codec_context else 0,
-        )
+    """Read a file's packets up to ``until``; BadClip where it is no media file or was cut off before that.
+
+    Transport streams, fragmented MP4 and AVI do not say how long they were meant to be: cut off, they are
+    just shorter.
+    """
+    with _reported(path, "file"), _opened(path) as container:
+        facts: dict[str, float] = {}
+        ends = _ends(container, until)
+        if video := _video(container):
+            _prepare(path, video)
+            size = video.codec_context
+            facts |= {"video": ends.get(video.index, 0.0), "width": size.width, "height": size.height}
+            facts |= {"fps": float(video.average_rate or 0)}
+        if audio := _audio(container):
+            _prepare(path, audio)
+            facts |= {"audio": ends.get(audio.index, 0.0), "rate": audio.rate, "channels": audio.channels}
+        for promised, end in _promises(container, ends):
+            if end < min(promised, until) - EARLY:
+                raise _bad(path, f"truncated: ends at {end:.1f} s of {promised:.1f} s")
+        return Probe(**facts)  # type: ignore[arg-type]
 
 
 def frames(path: str, times: Sequence[float]) -> Tensor:
     """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8.
 
-    Each is the last frame that begins at or before its time, by the time stamps (which may be uneven);
-    before the first frame it is the first one.
+    Each is the last frame that begins at or before its time, by the time stamps, which may be uneven; where
+    there is none, the first frame.
     """
-    with _opened(path, "video") as container:
-        stream = _first(container, "video")
-        if stream is None:
-            raise _bad(path, "no video stream")
-        start = _start(container)
-        shown = _shown(container, stream, [start + time for time in times])
-        pictures = [_picture(frame) for frame in shown]
-        if len(pictures) < len(times):
-            raise _bad(path, f"no picture at {times[len(pictures)]:.1f} s")
-        if len({picture.shape for picture in pictures}) > 1:
-            raise _bad(path, "the picture changes its size midway")
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    with _reported(path, "video"):
+        pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0]), times)]
+    if len(pictures) < len(times):
+        raise _bad(path, f"no picture at {times[len(pictures)]:.1f} s")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise _bad(path, "the picture changes its size midway")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
     """The first audio track from ``start`` for at most ``seconds``: (samples,) float32 in [-1, 1] at 16 kHz.
 
-    Mixed down to one channel by FFmpeg's matrix, whose weights sum to one (for stereo, the average), with
-    16 bits, as in the extracted files of the papers. Sound that begins late is preceded by silence; sound
-    that never changes is refused as mute.
+    Mixed down to one channel by FFmpeg's weights, which sum to one (for stereo: the average), in 16 bits, as
+    in the extracted files of the papers. Always decoded from the beginning, so that any part equals that part
+    of the whole. Sound that begins late has silence before it; sound that never changes is refused as mute.
     """
-    with _opened(path, "audio") as container:
-        stream = _first(container, "audio")
+    with _reported(path, "audio"), _opened(path) as container:
+        stream = _audio(container)
         if stream is None:
             raise _bad(path, "no audio stream")
-        begin = _start(container) + start
-        if start > RUN_UP:
-            container.seek(int((begin - RUN_UP) / stream.time_base), stream=stream)
-        wave = _mono(container, stream, begin, math.ceil(seconds * RATE) if seconds < math.inf else None)
+        _prepare(path, stream)
+        wanted = math.ceil(min(seconds * RATE, sys.maxsize))
+        wave = _mono(container.decode(stream), _start(container) + start, wanted)
         if not len(wave):
             raise _bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
@@ -110,21 +111,24 @@ def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
 
 
 @contextlib.contextmanager
-def _opened(path: str, part: str) -> Iterator[InputContainer]:
-    """The open file; every complaint of FFmpeg becomes a BadClip, those after opening about ``part``."""
-    opened = False
+def _reported(path: str, part: str) -> Iterator[None]:
+    """Every complaint of FFmpeg, of the system too, becomes a BadClip."""
     try:
-        # Text in other encodings must not matter; packets that are cut short are left out.
-        options = {"fflags": "+discardcorrupt"}
-        with av.open(os.path.abspath(path), options=options, metadata_errors="replace") as container:
-            opened = True
-            yield container
-    except (av.InvalidDataError, av.EOFError):
-        raise _bad(path, f"damaged {part}" if opened else _unreadable(path)) from None
-    except av.DecoderNotFoundError:
-        raise _bad(path, f"no decoder for its {part}") from None
-    except (av.FFmpegError, OSError) as error:
-        raise _bad(path, (error.strerror or "unreadable").lower()) from None
+        yield
+    except av.error.InvalidDataError:
+        raise _bad(path, f"damaged {part}") from None
+    except OSError as error:
+        raise _bad(path, (error.strerror or f"unreadable {part}").lower()) from None
+    except av.error.FFmpegError:
+        raise _bad(path, f"unreadable {part}") from None
+
+
+def _opened(path: str) -> InputContainer:
+    """The open file, read without packets that were cut short; a title in an unknown encoding does no harm."""
+    try:
+        return av.open(os.path.abspath(path), options={"fflags": "+discardcorrupt"}, metadata_errors="replace")
+    except (av.error.InvalidDataError, av.error.EOFError):
+        raise _bad(path, _unreadable(path)) from None
 
 
 def _bad(path: str, reason: str) -> BadClip:
@@ -132,109 +136,130 @@ def _bad(path: str, reason: str) -> BadClip:
 
 
 def _unreadable(path: str) -> str:
-    """Why a file that FFmpeg makes nothing of is none."""
+    """Why FFmpeg makes nothing of a file."""
     with open(path, "rb") as file:
         head = file.read(8)
     if not head:
         return "empty file"
-    return "truncated" if head.startswith(CONTAINERS) or head[4:] in CONTAINERS else "not a media file"
+    return "truncated" if head.startswith(SIGNATURES) or head[4:].startswith(SIGNATURES) else "not a media file"
 
 
-def _first(container: InputContainer, kind: Literal["video", "audio"]) -> Stream | None:
-    """The first stream of a kind; the cover of an album is no video."""
-    streams = (s for s in container.streams if s.type == kind)
-    return next((s for s in streams if not s.disposition & Disposition.attached_pic), None)
+def _prepare(path: str, stream: VideoStream | AudioStream) -> None:
+    if stream.codec_context is None:
+        raise _bad(path, f"no decoder for its {stream.type}")
+    # The loader's workers are the parallelism; more threads cost more than they bring.
+    stream.codec_context.thread_count = 1
+
+
+def _video(container: InputContainer) -> VideoStream | None:
+    """The first stream of pictures; the cover of an album is none."""
+    cover = Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def _audio(container: InputContainer) -> AudioStream | None:
+    return next(iter(container.streams.audio), None)
 
 
 def _start(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _ends(container: InputContainer, streams: Sequence[Stream], until: float) -> dict[int, float]:
-    """When the last packet of each stream ends, by stream index; stops reading when ``streams`` are past ``until``."""
-    start, chosen = _start(container), {s.index for s in streams}
-    ends: dict[int, float] = {}
+def _ends(container: InputContainer, until: float) -> dict[int, float]:
+    """When the last packet of each stream ends, by stream index; stops reading a little after ``until``."""
+    start, ends = _start(container), dict[int, float]()
+    chosen = [stream.index for stream in (_video(container), _audio(container)) if stream]
     for packet in container.demux():
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:
             continue
-        begins = float(stamp * packet.time_base) - start
-        if packet.stream_index in chosen and begins > until + RUN_UP:
+        begin = float(stamp * packet.time_base) - start
+        if packet.stream_index in chosen and begin > until + APART:
             break
-        end = begins + float((packet.duration or 0) * packet.time_base)
+        end = begin + float((packet.duration or 0) * packet.time_base)
         ends[packet.stream_index] = max(end, ends.get(packet.stream_index, 0.0))
     return ends
 
 
-def _promises(
-    container: InputContainer, video: Stream | None, audio: Stream | None, ends: dict[int, float]
-) -> Iterator[tuple[float, float]]:
-    """(when the header says that it ends, when it ended) for each stream, else for the whole file."""
-    start, known = _start(container), False
-    for stream in (video, audio):
+def _promises(container: InputContainer, ends: dict[int, float]) -> Iterator[tuple[float, float]]:
+    """(the end that the header promises, the end that was found) of the streams, or else of the file."""
+    start, lengths = _start(container), 0
+    for stream in (_video(container), _audio(container)):
         if stream and stream.duration and stream.time_base:
-            known = True
-            declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start
-            yield declared, ends.get(stream.index, 0.0)
-    if not known and container.duration:
+            lengths += 1
+            promised = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            yield float(promised) - start, ends.get(stream.index, 0.0)
+    if not lengths and container.duration:
         yield container.duration / av.time_base, max(ends.values(), default=0.0)
 
 
-def _shown(container: InputContainer, stream: Stream, times: Sequence[float]) -> Iterator[av.VideoFrame]:
-    """The frame shown at each of the ascending ``times``, as long as there are any."""
-    waiting = list(times)
-    shown: av.VideoFrame | None = None
-    for frame in _decoded_from(container, stream, times[0]):
-        while waiting and waiting[0] < _time(frame) - ROUNDING:
-            waiting.pop(0)
+def _decoded(path: str, time: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames and when they are shown, in this order; the first is at or before ``time``, if one is."""
+    # A key frame found by its decoding time may be shown after ``time``, and some formats are entered anywhere:
+    # then look further back, and at last read from the beginning.
+    for back in (0.0, 1.0, 5.0, math.inf):
+        with _opened(path) as container:
+            stream = _video(container)
+            if stream is None:
+                raise _bad(path, "no video stream")
+            _prepare(path, stream)
+            start = _start(container)
+            decoded = ((_time(frame) - start, frame) for frame in container.decode(stream))
+            if time - back <= 0:
+                yield from decoded
+                return
+            first = None
+            with contextlib.suppress(av.error.FFmpegError):
+                container.seek(math.floor((start + time - back) / (stream.time_base or 1)), stream=stream)
+                first = next(decoded, None)
+            if first and first[0] <= time + ROUNDING:
+                yield first
+                yield from decoded
+                return
+
+
+def _shown(decoded: Iterable[tuple[float, av.VideoFrame]], times: Sequence[float]) -> Iterator[av.VideoFrame]:
+    """The frame shown at each of the ascending ``times``, until there is none."""
+    waiting, shown, end = list(times), None, -math.inf
+    for begin, frame in decoded:
+        while waiting and waiting[0] < begin - ROUNDING:
             yield shown or frame
+            waiting.pop(0)
         if not waiting:
             return
-        shown = frame
-    if shown is not None:
-        end = _time(shown) + float((shown.duration or 0) * stream.time_base)
-        yield from (shown for time in waiting if time <= end + OVERTIME)
-
-
-def _decoded_from(container: InputContainer, stream: Stream, time: float) -> Iterator[av.VideoFrame]:
-    """Frames in the order in which they are shown, from one at or before ``time`` if there is one."""
-    stream.codec_context.thread_count = 1  # the workers of the loader are the parallelism
-    first, back = _start(container), 0.0
-    while time - back > first:
-        # The key frame that seeking finds by decoding time may be shown later: then step further back.
-        container.seek(int((time - back) / stream.time_base), stream=stream)
-        decoded = container.decode(stream)
-        frame = next(decoded, None)
-        if frame is not None and _time(frame) <= time + ROUNDING:
-            yield frame
-            yield from decoded
-            return
-        back = 2 * back + RUN_UP
-    container.seek(container.start_time or 0)
-    yield from container.decode(stream)
+        shown, end = frame, begin + float((frame.duration or 0) * (frame.time_base or 0)) + OVERTIME
+    if shown:
+        yield from (shown for time in waiting if time <= end)
 
 
 def _time(frame: av.VideoFrame | av.AudioFrame) -> float:
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return float((stamp or 0) * frame.time_base)
+    stamp = frame.dts if frame.pts is None else frame.pts
+    return float((stamp or 0) * (frame.time_base or 0))
 
 
-def _picture(frame: av.VideoFrame) -> np.ndarray:
+def _upright(frame: av.VideoFrame) -> np.ndarray:
     """(H, W, 3) uint8, turned as the camera was held."""
     return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
 
 
-def _mono(container: InputContainer, stream: Stream, begin: float, wanted: int | None) -> np.ndarray:
-    """(samples,) int16 from ``begin`` on, ``wanted`` of them or as many as there are."""
-    stream.codec_context.thread_count = 1
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
-    parts: list[np.ndarray] = []
-    missing = 0  # samples yet to come until ``wanted``
-    for frame in container.decode(stream):
-        if not parts:
-            late = round((_time(frame) - begin) * RATE)
-            parts.append(np.zeros(max(late, 0), np.int16))
-            skip = max(-late, 0)
-            missing = math.inf if wanted is None else wanted + skip - len(parts[0])
-        ...
-    return np.concatenate(parts)
+def _mono(frames: Iterator[av.AudioFrame], begin: float, wanted: int) -> np.ndarray:
+    """(samples,) int16 from ``begin`` on, as many as ``wanted`` or as there are."""
+    first = next(frames, None)
+    if first is None:
+        return np.zeros(0, np.int16)
+    late = round((_time(first) - begin) * RATE)
+    parts, count = [np.zeros(min(max(late, 0), wanted), np.int16)], late
+    for part in _resampled(itertools.chain([first], frames)):
+        parts.append(part.to_ndarray()[0])
+        count += part.samples
+        if count >= wanted:
+            break
+    return np.concatenate(parts)[max(-late, 0) :][:wanted]
+
+
+def _resampled(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+    """One channel of 16 bits at 16 kHz; the format may change midway."""
+    for _, alike in itertools.groupby(frames, lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
+        for frame in itertools.chain(alike, [None]):  # None: the samples that the resampler still holds
+            yield from (part for part in resampler.resample(frame) if part is not None)

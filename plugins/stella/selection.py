@@ -16,7 +16,9 @@ from avcl.plugins.stella.philox import Use, words
 Cut = Literal["neighbours", "tail"]
 Along = Literal["time", "frequency", "unconstrained"]
 
-_ALMOST_NEVER = 2.0**-900  # of a patch with weight zero: behind every other one, in random order, without a branch
+# Stand-ins for weight zero, without a branch: each is so far behind the next larger kind that luck cannot help.
+_HARDLY_EVER = 2.0**-300  # patches without importance
+_NEVER = 2.0**-900  # pruned patches
 
 
 def importance(query: Tensor, key: Tensor, scale: float, temperature: float = 1.0) -> Tensor:
@@ -76,8 +78,8 @@ def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: floa
 def prune(correlation: Tensor, *, seed: int, use: Use, index: Tensor) -> Tensor:
     """True with probability ``correlation (B, L)``, for each patch of the clips ``index (B,)`` on its own."""
     _check_rows("correlation", correlation, index)
-    if not bool(((correlation >= 0) & (correlation <= 1)).all()):
-        raise ValueError(f"correlation: {_first_bad(correlation, 1)} is not a probability; it must lie in [0, 1]")
+    fine = (correlation >= 0) & (correlation <= 1)
+    _check_values("correlation", correlation, fine, "probabilities must lie in [0, 1]")
     return words(seed, use, index, correlation.shape[1]) < correlation.double() * 2.0**32
 
 
@@ -88,10 +90,9 @@ def race(weight: Tensor, *, seed: int, use: Use, index: Tensor) -> Tensor:
     last, in random order. The law is that of torch.multinomial.
     """
     _check_rows("weight", weight, index)
-    if not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise ValueError(f"weight: {_first_bad(weight)} cannot be drawn by; weights must be finite and not negative")
+    _check_values("weight", weight, (weight >= 0) & weight.isfinite(), "weights must be finite and not negative")
     uniform = (words(seed, use, index, weight.shape[1]).double() + 0.5) * 2.0**-32
-    arrival = -uniform.log() / weight.double().clamp(min=_ALMOST_NEVER)
+    arrival = -uniform.log() / weight.double().clamp(min=_NEVER)
     return arrival.argsort(dim=1, stable=True)
 
 
@@ -99,7 +100,8 @@ def sample(importance: Tensor, pruned: Tensor, keep: int, *, seed: int, use: Use
     """``keep`` patches of each clip (B, keep), drawn by importance; pruned ones only when no others are left."""
     _check_pruned(pruned, importance)
     _check_keep(keep, importance)
-    return race(importance.masked_fill(pruned, 0), seed=seed, use=use, index=index)[:, :keep]
+    weight = (importance.double() + _HARDLY_EVER).masked_fill(pruned, 0)
+    return race(weight, seed=seed, use=use, index=index)[:, :keep]
 
 
 def select_chunks(
@@ -126,9 +128,9 @@ def select_chunks(
         raise ValueError(f"chunk: {chunk} does not divide {patches} patches; choose a divisor")
     if cut not in get_args(Cut):
         raise ValueError(f"cut: {cut!r} is not known; allowed: {', '.join(get_args(Cut))}")
-    order = race(importance.view(batch, -1, chunk).mean(2), seed=seed, use=Use.AUDIO, index=index)
+    order = race(importance.reshape(batch, -1, chunk).mean(2), seed=seed, use=Use.AUDIO, index=index)
     rank = order.argsort(1)
-    left = ~pruned.view(batch, -1, chunk)
+    left = ~pruned.reshape(batch, -1, chunk)
     in_chunk = left.sum(2)
     by_rank = in_chunk.gather(1, order)
     room = (keep - (by_rank.cumsum(1) - by_rank)).gather(1, rank)  # when it is this chunk's turn
@@ -137,7 +139,7 @@ def select_chunks(
         head = _drop_head(rank, words(seed, Use.CUT, index, rank.shape[1]) < 2**31)
         place = torch.where(head[..., None], in_chunk[..., None] + 1 - place, place)
     chosen = left & (place <= room[..., None])
-    return (~chosen).view(batch, patches).byte().argsort(dim=1, stable=True)[:, :keep]
+    return (~chosen).view(batch, patches).argsort(dim=1, stable=True)[:, :keep]
 
 
 def select_audio(
@@ -153,7 +155,10 @@ def select_audio(
     index: Tensor,
 ) -> Tensor:
     """``keep`` of the audio patches (B, times * freqs): ``chunk`` neighbours along one axis of the spectrogram
-    together with all of the other axis, or each patch on its own (``unconstrained``)."""
+    together with all of the other axis, or each patch on its own (``unconstrained``).
+    """
+    if along not in get_args(Along):
+        raise ValueError(f"along: {along!r} is not known; allowed: {', '.join(get_args(Along))}")
     if along == "unconstrained":
         return sample(importance, pruned, keep, seed=seed, use=Use.AUDIO, index=index)
     times = importance.shape[1] // freqs
@@ -188,8 +193,9 @@ def _exactly(tensor: Tensor) -> Iterator[None]:
         yield
 
 
-def _first_bad(values: Tensor, most: float = torch.finfo(torch.float64).max) -> float:
-    return values[~((values >= 0) & (values <= most))][0].item()
+def _check_values(name: str, values: Tensor, fine: Tensor, rule: str) -> None:
+    if not bool(fine.all()):
+        raise ValueError(f"{name}: {values[~fine][0].item()} is not allowed; {rule}")
 
 
 def _check_heads(query: Tensor, key: Tensor) -> None:

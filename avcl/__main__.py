@@ -1,0 +1,5 @@
+"""``python -m avcl`` is ``avcl``."""
+
+from avcl.cli import main
+
+main()

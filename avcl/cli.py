@@ -1,0 +1,131 @@
+"""The command line: the verbs, and nothing but verbs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from avcl.errors import UserError
+
+# Each verb imports what it needs: `avcl --help` and shell completion must not wait for torch and plugins.
+
+
+class Verbs(TyperGroup):
+    """Ends with one line and code 2 where the user can mend it; ``--debug`` shows where it was found."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo("avcl: " + str(error).replace("\n", "\n      "), err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("avcl: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Config = Annotated[Path, typer.Argument(help="A YAML file of settings.", show_default=False)]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in learner.lr=1e-4.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import avcl
+
+        typer.echo(f"avcl {avcl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", envvar="AVCL_DEBUG", help="Show tracebacks and details.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Continual audio-video pre-training: methods, streams and evaluations in one place."""
+    logging.basicConfig(format="avcl: %(message)s")
+    logging.getLogger("avcl").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+@app.command()
+def train(
+    config: Config,
+    sets: Sets = [],  # noqa: B006
+    out: Annotated[str, typer.Option(help="The folder to make.", show_default=False)] = "",
+    device: Device = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take one step, say what is to come.")] = False,
+) -> None:
+    """Train over a stream of tasks and evaluate after each of them."""
+    from avcl.config import dump, load
+    from avcl.listing import write
+    from avcl.report import matrix_table
+    from avcl.run import Run
+
+    run = Run.from_config(_overridden(load(config, sets), out=out, device=device))
+    if dry_run:
+        write(dump(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
+        return
+    results = run.train(resume=resume)
+    for metric in results["metrics"].values():
+        for key, measure in metric.get("measures", {}).items():
+            if key.endswith("R@10"):
+                write(matrix_table(f"{key}, percent", results["tasks"], measure))
+    write(f"Everything is in {run.folder}")
+
+
+@app.command()
+def pretrain(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", show_default=False)],
+    sets: Sets = [],  # noqa: B006
+    device: Device = "",
+) -> None:
+    """Train on the scenario's pre-training clips and write the weights to start from."""
+    from avcl import pretraining
+    from avcl.config import load
+    from avcl.run import Run
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out: {str(out)!r} is not allowed: a name that ends in .safetensors is needed")
+    pretraining.pretrain(Run.from_config(_overridden(load(config, sets), device=device)), out)
+
+
+@app.command("list")
+def list_() -> None:
+    """List what is installed, where it comes from, and which plugins are broken."""
+    from avcl.listing import show_all
+    from avcl.registry import registry
+
+    show_all(registry())
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A name that `avcl list` shows.", show_default=False)]) -> None:
+    """Show what a component is, the paper behind it, and its settings."""
+    from avcl.listing import show_one
+    from avcl.registry import registry
+
+    show_one(registry(), name)
+
+
+def _overridden(raw: dict[str, Any], **options: str) -> dict[str, Any]:
+    """``raw`` with the options that were given."""
+    return raw | {key: value for key, value in options.items() if value}

@@ -1,0 +1,108 @@
+"""Nested settings from a YAML file and ``--set``, and back to text; a mistake is told with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avcl.errors import UserError
+
+
+def load(path: str | Path | None = None, sets: Iterable[str] = ()) -> dict[str, Any]:
+    """The nested settings of a YAML file, changed by assignments such as ``strategy.memory.capacity=100``."""
+    tree = {} if path is None else _read(Path(path))
+    for assignment in sets:
+        tree = _assign(tree, assignment)
+    return tree
+
+
+def dump(settings: Mapping[str, Any]) -> str:
+    """Nested settings as YAML text, which ``load`` reads back as they are."""
+    return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values as in YAML 1.2: PyYAML still reads 1e-4 as text, ``no`` as false and 16:9 as 969."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (the base class calls it an attribute)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As PyYAML does, but a key that is given twice is an error."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in lines:
+                told = f"the key {key.value!r} is given twice, first on line {lines[key.value]}"
+                raise yaml.composer.ComposerError(problem=told, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loader would read as something else."""
+
+
+_PLAIN = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "null": r"~|null|Null|NULL|",
+    "int": r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": r"<<",
+}
+for _kind, _pattern in _PLAIN.items():
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = _parse(path.read_text(encoding="utf-8"), lambda line, column: f"{path}:{line}:{column}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a YAML file such as examples/run.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: {tree!r} is not allowed: a mapping of settings is needed")
+    return tree
+
+
+def _parse(text: str, place: Callable[[int, int], str]) -> Any:
+    """The value of a YAML text; UserError begins with the ``place`` of the mistake, counted from 1."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = place(mark.line + 1, mark.column + 1) if mark else place(1, 1)
+        raise UserError(f"{where}: not valid YAML: {' '.join(filter(None, (error.context, error.problem)))}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{place(1, 1)}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"--set {assignment}: key=value is needed, as in --set learner.lr=1e-4")
+    return _put(tree, key.split("."), _parse(text, lambda line, column: f"--set {assignment}"), key)
+
+
+def _put(node: Any, steps: list[str], value: Any, key: str) -> Any:
+    """``node`` with ``value`` at the end of ``steps``; a name grows into a mapping, a number is a place."""
+    if not steps:
+        return value
+    step, *rest = steps
+    if isinstance(node, list):
+        if step not in map(str, range(len(node))):
+            raise UserError(f"--set {key}: {step!r} is not a place in a list of {len(node)}; the first one is 0")
+        place = int(step)
+        return [*node[:place], _put(node[place], rest, value, key), *node[place + 1 :]]
+    if isinstance(node, str):
+        node = {"name": node}
+    if node is not None and not isinstance(node, dict):
+        raise UserError(f"--set {key}: {node!r} has no settings, so {step!r} cannot be set")
+    return {**(node or {}), step: _put((node or {}).get(step), rest, value, key)}

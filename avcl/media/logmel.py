@@ -1,0 +1,42 @@
+"""Log-mel spectrograms with the numbers of AST and CAV-MAE (arXiv:2210.07839)."""
+
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.compliance.kaldi import fbank
+
+from avcl.media.decode import RATE
+
+MEAN, DEVIATION = -5.081, 4.4849
+HOP = 0.01
+"""Seconds from one frame of the spectrogram to the next; each sees 25 ms."""
+
+
+def log_mel(wave: Tensor, times: int = 1024, mels: int = 128) -> Tensor:
+    """The normalised log-mel spectrogram (1, times, mels) of 16 kHz ``wave`` (samples,).
+
+    10 s make 998 frames. What is missing at the end is zero *before* normalisation, as published, and so
+    becomes 1.133, louder than silence; what is too much is cut off.
+    """
+    bands = fbank(
+        (wave - wave.mean())[None],
+        sample_frequency=RATE,
+        num_mel_bins=mels,
+        frame_length=25.0,
+        frame_shift=1000 * HOP,
+        window_type="hanning",
+        htk_compat=True,
+        use_energy=False,
+        dither=0.0,
+    ).reshape(-1, mels)[:times]
+    bands = pad(bands, (0, 0, 0, times - len(bands)))
+    return ((bands - MEAN) / DEVIATION)[None]
+
+
+def noise_and_roll(mel: Tensor, generator: Generator) -> Tensor:
+    """The published augmentation of a normalised ``mel (1, times, mels)``: up to 0.1 of noise, rolled in time."""
+    loudness = generator.random() / 10
+    noise = torch.from_numpy(generator.random(mel.shape, dtype="float32"))
+    times = mel.shape[1]
+    return torch.roll(mel + noise * loudness, int(generator.integers(-times, times)), dims=1)

@@ -1,0 +1,56 @@
+"""Before the stream: the backbone, then the strategies' own modules, on classes that are in no task."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avcl.backbones.weights import save_weights
+from avcl.compat import benchmark_from_datasets, quiet_evaluator
+from avcl.errors import UserError
+from avcl.learner import Learner
+from avcl.loggers import Bar
+from avcl.memory import Memory
+from avcl.metrics import LossTerms
+from avcl.run import Run, modules
+from avcl.strategies import Rehearsal, Strategy
+from avcl.streams import as_avalanche
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(run: Run, path: str | Path) -> None:
+    """Train on the scenario's pre-training clips and write the weights to ``path``.
+
+    First the backbone with its own loss, then whatever modules the strategies bring (STELLA's matching
+    module) on the frozen backbone, each for ``learner.epochs`` epochs. Nothing is replayed.
+    """
+    clips = run.scenario.pretraining_clips()
+    if clips is None:
+        raise UserError(f"scenario {run.scenario.name!r} has no clips to pre-train on; set weights to a file instead")
+    stream = benchmark_from_datasets(train=[as_avalanche(clips)]).train_stream
+    _train(run, stream, [Strategy()], "backbone")
+    run.backbone.requires_grad_(False)
+    strategies = [copy.deepcopy(part) for part in run.strategies]
+    for part in strategies:
+        if isinstance(part, Rehearsal):
+            part.memory = Memory(capacity=0)
+    learner = run.learner(strategies)
+    extra = modules(learner)
+    if extra:
+        extra = modules(_train(run, stream, strategies, "modules of the strategies"))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, run.backbone, extra)
+
+
+def _train(run: Run, stream: Any, strategies: Sequence[Strategy], what: str) -> Learner:
+    bar = Bar([len(stream[0].dataset)], [what])
+    learner = run.learner(strategies, evaluator=quiet_evaluator(LossTerms(), loggers=(bar,)))
+    try:
+        learner.train(stream)
+    finally:
+        bar.close()
+    return learner

@@ -1,0 +1,39 @@
+"""STELLA on the synthetic stream, every part in the open: swap any of them for your own.
+
+python examples/stella.py && tensorboard --logdir runs
+"""
+
+from avalanche.training.plugins import EvaluationPlugin
+
+from avcl import CavMae, Learner, Memory
+from avcl.backbones.weights import load_state, load_weights
+from avcl.config import bundled_weights
+from avcl.loggers import Board
+from avcl.metrics import LossTerms, Retrieval
+from avcl.plugins.stella import Stella
+from avcl.scenarios.synthetic import Synthetic
+
+scenario = Synthetic()
+stream = scenario.benchmark()
+
+backbone = CavMae(size="tiny", **scenario.shape._asdict())
+start = load_weights(bundled_weights(scenario)).states
+load_state(backbone, start["backbone"], "bundled weights")
+
+retrieval = Retrieval(scenario.task_names)
+evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[Board("runs/example")], collect_all=False)
+learner = Learner(
+    backbone=backbone,
+    strategy=Stella(memory=Memory(capacity=128)),
+    initial={f"matching.{key}": value for key, value in start["matching"].items()},
+    evaluator=evaluator,
+    epochs=2,
+    batch_size=32,
+    lr=1e-3,
+)
+for task in stream.train_stream:
+    learner.train(task)
+    learner.eval(stream.eval_stream)
+
+for name, measure in retrieval.results()["measures"].items():
+    print(f"{name:11} average {measure['average'][-1]:5.1f}  forgetting {measure['forgetting'][-1]:5.1f}")

@@ -1,0 +1,166 @@
+"""Your own videos as a stream: a folder of tasks, which are folders of classes, which hold the clips."""
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from avcl.errors import nearest
+from avcl.hookspecs import hookimpl
+from avcl.media.files import Source
+from avcl.media.scenario import SPLITS, FromFiles
+from avcl.streams import Split
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"),
+    *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf"),
+)
+
+
+class Found(NamedTuple):
+    """A clip where it lies."""
+
+    split: Split
+    task: str
+    label: str
+    path: Path
+
+
+@dataclass(kw_only=True)
+class Folder(FromFiles):
+    """Videos in ``root/<task>/<class>/<clip>.mp4`` (or mkv, webm, avi, mov, ...): the folders name everything.
+
+    ``root``: the folder of task folders · ``order``: task folders in the order of the stream, all or some;
+    by default all, sorted as people count (``task2`` before ``task10``) · ``eval_share``: share of each
+    class's clips kept for evaluation, chosen by a hash of their names, at least one. Where ``root`` holds
+    just the folders ``train`` and ``eval``, each with ``<task>/<class>/`` in it, they are the splits.
+    A class has the same label in every task where a folder has its name.
+    """
+
+    name: ClassVar[str] = "folder"
+
+    root: str
+    order: tuple[str, ...] | None = None
+    eval_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """``order``, or all task folders."""
+        return self.order or tuple(self._tasks)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by label."""
+        return tuple(sorted({found.label for found in self._found}, key=natural))
+
+    def sources(self, split: Split) -> list[Source]:
+        """The files of a split; their numbers and labels do not depend on ``order``."""
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        tasks = {name: task for task, name in enumerate(self.task_names)}
+        return [
+            Source(str(found.path), labels[found.label], tasks[found.task], index)
+            for index, found in enumerate(self._found)
+            if found.split == split and found.task in tasks
+        ]
+
+    def mistakes(self) -> Iterator[str]:
+        """The folders must be there, with clips in each."""
+        yield from super().mistakes()
+        if not self._root.is_dir():
+            yield f"root: {self.root!r} is no folder; it must hold <task>/<class>/<clip>.mp4"
+            return
+        try:
+            tasks, found = self._tasks, self._found
+        except OSError as error:
+            yield f"root: cannot read {error.filename!r}: {error.strerror}"
+            return
+        if not tasks:
+            yield f"root: no task folders in {self.root!r}; it must hold <task>/<class>/<clip>.mp4"
+        for name, times in Counter(self.order or ()).items():
+            if name not in tasks:
+                yield f"order: {name!r} is no task folder of {self.root!r}{nearest(name, tasks)}"
+            elif times > 1:
+                yield f"order: {name!r} is given {times} times"
+        there = {(clip.task, clip.split) for clip in found}
+        for name in tasks if self.order is None else set(self.order) & set(tasks):
+            lacking = [split for split in SPLITS if (name, split) not in there]
+            if lacking == ["eval"] and not self._divided:
+                yield f"root: task {name!r} has no clip to evaluate on; one of its classes needs at least two"
+            elif lacking:
+                where = f" of {' and '.join(lacking)}" if self._divided else ""
+                yield f"root: task {name!r} has no clips{where}; they belong into <class>/ folders of it"
+
+    @cached_property
+    def _root(self) -> Path:
+        return Path(self.root).expanduser()
+
+    @cached_property
+    def _divided(self) -> bool:
+        """Whether the splits are folders."""
+        return {folder.name for folder in folders(self._root)} == set(SPLITS)
+
+    @cached_property
+    def _tasks(self) -> list[str]:
+        tops = [self._root / split for split in SPLITS] if self._divided else [self._root]
+        return sorted({folder.name for top in tops for folder in folders(top)}, key=natural)
+
+    @cached_property
+    def _found(self) -> list[Found]:
+        """Every clip below the root, in natural order."""
+        if self._divided:
+            return [Found(split, *clip) for split in SPLITS for clip in listing(self._root / split)]
+        found = []
+        for _, group in groupby(listing(self._root), key=lambda clip: clip[:2]):
+            members = list(group)
+            kept = held_out([path.name for *_, path in members], self.eval_share)
+            found += [Found("eval" if clip[-1].name in kept else "train", *clip) for clip in members]
+        return found
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """A sorting key by which ``clip2`` comes before ``clip10``."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part.casefold() for place, part in enumerate(parts)], name
+
+
+def folders(top: Path) -> list[Path]:
+    """The folders in ``top`` that are not hidden."""
+    return sorted((f for f in top.iterdir() if f.is_dir() and f.name[0] != "."), key=lambda f: natural(f.name))
+
+
+def listing(top: Path) -> Iterator[tuple[str, str, Path]]:
+    """(task, class, path) of every clip in ``top/<task>/<class>/``; other files are counted in the log."""
+    others: Counter[str] = Counter()
+    for task in folders(top):
+        for label in folders(task):
+            for path in sorted(label.iterdir(), key=lambda path: natural(path.name)):
+                if path.name[0] == "." or not path.is_file():
+                    continue
+                if path.suffix.lower() in ENDINGS:
+                    yield task.name, label.name, path
+                else:
+                    others[path.suffix or path.name] += 1
+    if others:
+        log.info("%d files with other endings are not read: %s", others.total(), ", ".join(sorted(others)))
+
+
+def held_out(names: Sequence[str], share: float) -> set[str]:
+    """The names to evaluate on, chosen by their hashes: about ``share`` of them, but one at least, and not all."""
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    return set(sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())[:count])
+
+
+@hookimpl
+def scenarios() -> Iterable[type[FromFiles]]:
+    """What this module offers."""
+    return [Folder]

@@ -1,0 +1,260 @@
+"""Settings are checked by their annotations, and every mistake is one line that names its key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import AfterValidator, Field
+from torch import nn
+
+from avcl.errors import SettingsError
+from avcl.settings import (
+    Component,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    build,
+    check,
+    describe,
+    fields,
+    plain,
+)
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError("input should be even")
+    return value
+
+
+@dataclass(kw_only=True, eq=False)
+class Store(Component):
+    name = "store"
+
+    capacity: Count = 3
+    kind: Literal["ring", "heap"] = "ring"
+
+
+@dataclass(kw_only=True)
+class Thing(Component):
+    name = "thing"
+
+    size: Natural
+    rate: Positive = 1.0
+    loss: NonNegative = 0.0
+    share: Fraction = 0.5
+    mode: Literal["a", "b"] | float = "a"
+    betas: tuple[float, float] = (0.9, 0.99)
+    steps: tuple[Count, ...] = ()
+    limit: Count | None = None
+    place: Path | None = None
+    flag: bool = False
+    title: str = "x"
+    pairs: Annotated[int, AfterValidator(_even)] = 2
+    store: Store = field(default_factory=Store)
+    spare: Store | None = None
+
+    def mistakes(self):
+        if self.limit is not None and self.limit < self.size:
+            yield f"limit: {self.limit} is less than size = {self.size}"
+
+
+def lines(**values: Any) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        build(Thing, {"size": 1, **values}, "part.0")
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"size": -1}, "size: -1 is not allowed: input should be greater than or equal to 0"),
+        ({"size": True}, "size: True is not allowed: input should be a number, not true or false"),
+        (
+            {"size": 1.5},
+            "size: 1.5 is not allowed: input should be a valid integer, got a number with a fractional part",
+        ),
+        ({"size": "many"}, "size: 'many' is not allowed: input should be a valid integer"),
+        ({"size": None}, "size: None is not allowed: input should be a valid integer"),
+        ({"rate": 0}, "rate: 0 is not allowed: input should be greater than 0"),
+        ({"rate": "x"}, "rate: 'x' is not allowed: input should be a valid number"),
+        ({"rate": True}, "rate: True is not allowed: input should be a number, not true or false"),
+        ({"rate": float("nan")}, "rate: nan is not allowed: input should be a finite number"),
+        ({"loss": float("inf")}, "loss: inf is not allowed: input should be a finite number"),
+        ({"share": 1.01}, "share: 1.01 is not allowed: input should be less than or equal to 1"),
+        ({"mode": "c"}, "mode: 'c' is not allowed: input should be 'a' or 'b' or a valid number"),
+        ({"mode": True}, "mode: True is not allowed: input should be a number, not true or false"),
+        ({"betas": [0.9]}, "betas.1: required, but not given"),
+        (
+            {"betas": [1, 2, 3]},
+            "betas: [1, 2, 3] is not allowed: tuple should have at most 2 items after validation, not 3",
+        ),
+        ({"betas": [0.9, "x"]}, "betas.1: 'x' is not allowed: input should be a valid number"),
+        ({"betas": [0.9, True]}, "betas: [0.9, True] is not allowed: input should be a number, not true or false"),
+        ({"betas": 0.9}, "betas: 0.9 is not allowed: input should be a valid tuple"),
+        ({"steps": [1, 0]}, "steps.1: 0 is not allowed: input should be greater than 0"),
+        ({"limit": 0}, "limit: 0 is not allowed: input should be greater than 0"),
+        ({"place": 3}, "place: 3 is not allowed: input should be a path"),
+        ({"flag": "maybe"}, "flag: 'maybe' is not allowed: input should be a valid boolean"),
+        ({"title": 3}, "title: 3 is not allowed: input should be a valid string"),
+        ({"title": [1] * 40}, f"title: {str([1] * 40)[:77]}... is not allowed: input should be a valid string"),
+        ({"pairs": 3}, "pairs: 3 is not allowed: input should be even"),
+        ({"store": 3}, "store: 3 is not allowed: a mapping of settings is needed"),
+        ({"store": None}, "store: None is not allowed: a mapping of settings is needed"),
+        ({"store": {"capacity": 0}}, "store.capacity: 0 is not allowed: input should be greater than 0"),
+        ({"store": {"kind": "bag"}}, "store.kind: 'bag' is not allowed: input should be 'ring' or 'heap'"),
+        ({"store": {"capcity": 3}}, "store.capcity: unknown setting; did you mean 'capacity'?"),
+        ({"spare": {"capacity": "x"}}, "spare.capacity: 'x' is not allowed: input should be a valid integer"),
+        ({"spare": "x"}, "spare: 'x' is not allowed: a mapping of settings is needed"),
+        ({"shaer": 0.5}, "shaer: unknown setting; did you mean 'share'?"),
+        ({"limit": 3, "size": 4}, "limit: 3 is less than size = 4"),
+    ],
+)
+def test_a_mistake_is_one_line(given: dict[str, Any], line: str) -> None:
+    assert lines(**given) == [f"part.0.{line}"]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(Thing, {"rate": -1, "store": {"capacity": 0, "kind": 1}, "colour": 3, "betas": ["x", "y"]}, "thing")
+    assert sorted(str(caught.value).splitlines()) == [
+        "thing.betas.0: 'x' is not allowed: input should be a valid number",
+        "thing.betas.1: 'y' is not allowed: input should be a valid number",
+        "thing.colour: unknown setting; allowed: betas, flag, limit, loss, mode, pairs, place, rate, share, size, "
+        "spare, steps, store, title",
+        "thing.rate: -1 is not allowed: input should be greater than 0",
+        "thing.size: required, but not given",
+        "thing.store.capacity: 0 is not allowed: input should be greater than 0",
+        "thing.store.kind: 1 is not allowed: input should be 'ring' or 'heap'",
+    ]
+
+
+def test_python_and_yaml_hear_the_same() -> None:
+    with pytest.raises(SettingsError) as python:
+        Thing(size=-1, rate="x", store=3)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError) as yaml:
+        build(Thing, {"size": -1, "rate": "x", "store": 3})
+    assert python.value.mistakes == yaml.value.mistakes
+    assert len(python.value.mistakes) == 3
+
+
+def test_values_become_what_the_annotation_says() -> None:
+    thing = build(
+        Thing,
+        {
+            "size": 2.0,
+            "rate": "1e-4",
+            "loss": 3,
+            "mode": "0.5",
+            "betas": [0, "0.5"],
+            "steps": [1, 2],
+            "limit": 5,
+            "place": "a/b",
+            "flag": "yes",
+            "store": {"capacity": "7"},
+            "spare": {},
+        },
+    )
+    assert (thing.size, type(thing.size)) == (2, int)
+    assert (thing.rate, thing.mode) == (1e-4, 0.5)
+    assert (thing.loss, type(thing.loss)) == (3.0, float)
+    assert (thing.betas, thing.steps, thing.limit, thing.flag) == ((0.0, 0.5), (1, 2), 5, True)
+    assert thing.place == Path("a/b")
+    assert thing.store.capacity == 7
+    assert thing.spare.capacity == 3
+    assert Thing(size=1, limit=None, spare=None).spare is None
+
+
+def test_defaults_stay_and_are_not_shared() -> None:
+    one, two = Thing(size=1), build(Thing, {"size": 1})
+    assert one.settings() == two.settings()
+    assert (one.betas, one.mode, one.place) == ((0.9, 0.99), "a", None)
+    assert one.store is not two.store
+    assert one.store is not fields(Thing)["store"].default
+
+
+def test_a_part_that_was_built_already_is_kept() -> None:
+    store = Store(capacity=9)
+    assert Thing(size=1, store=store).store is store
+    assert build(Thing, {"size": 1, "spare": store}).spare is store
+
+
+def test_settings_are_plain_and_build_an_equal_object() -> None:
+    thing = Thing(size=1, place=Path("a"), spare=Store(capacity=2))
+    settings = thing.settings()
+    assert settings["betas"] == [0.9, 0.99]
+    assert settings["place"] == "a"
+    assert settings["spare"] == {"capacity": 2, "kind": "ring"}
+    assert build(Thing, settings).settings() == settings
+    assert plain({"a": (Path("x"), Store())}) == {"a": ["x", {"capacity": 3, "kind": "ring"}]}
+
+
+@dataclass(kw_only=True, eq=False)
+class Net(nn.Module, Component):
+    width: Count = 2
+    copy: bool = True
+    heads: Count = 1
+    json: int | None = None
+
+    def __post_init__(self) -> None:
+        nn.Module.__init__(self)
+        Component.__post_init__(self)
+        self.layer = nn.Linear(self.width, self.width)
+
+    def mistakes(self):
+        if self.width % self.heads:
+            yield f"heads: {self.heads} does not divide width = {self.width}"
+
+
+def test_a_module_is_a_component() -> None:
+    net = build(Net, {"width": "4", "json": 3})
+    assert net.layer.weight.shape == (4, 4)
+    assert net.settings() == {"width": 4, "copy": True, "heads": 1, "json": 3}
+    assert {name for name, _ in net.named_parameters()} == {"layer.weight", "layer.bias"}
+    with pytest.raises(SettingsError, match=r"^backbone\.heads: 3 does not divide width = 4$"):
+        build(Net, {"width": 4, "heads": 3}, "backbone")
+
+
+class Loop:
+    def __init__(self, *, net: Net, rate: Positive = 1e-4, betas: tuple[float, float] = (0.9, 0.95), seed: Natural = 0):
+        self.rate = rate
+
+
+def test_a_callable_has_settings_too() -> None:
+    assert list(fields(Loop)) == ["net", "rate", "betas", "seed"]
+    assert list(fields(Loop, without=("net", "seed"))) == ["rate", "betas"]
+    assert check(Loop, {"rate": "0.5"}, without=("net", "seed")) == {"rate": 0.5}
+    with pytest.raises(SettingsError) as caught:
+        check(Loop, {"net": 3, "rate": -1}, "learner", without=("net",))
+    assert caught.value.mistakes == [
+        "learner.net: unknown setting; allowed: betas, rate, seed",
+        "learner.rate: -1 is not allowed: input should be greater than 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("size", "int >= 0"),
+        ("share", "float >= 0, <= 1"),
+        ("mode", "'a' | 'b' | float"),
+        ("betas", "[float, float]"),
+        ("steps", "[int > 0, ...]"),
+        ("limit", "int > 0 | null"),
+        ("place", "path | null"),
+        ("spare", "store | null"),
+        ("pairs", "int"),
+    ],
+)
+def test_an_annotation_reads_well(key: str, text: str) -> None:
+    assert describe(fields(Thing)[key].annotation) == text
+
+
+def test_bounds_of_length_read_well() -> None:
+    assert describe(Annotated[str, Field(min_length=2)]) == "str length >= 2"
+    assert describe(Any) == "any"

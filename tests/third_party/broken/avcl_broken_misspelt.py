@@ -1,0 +1,8 @@
+"""Implements a hook that does not exist."""
+
+from avcl import hookimpl
+
+
+@hookimpl
+def strategys():
+    return []
