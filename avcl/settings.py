@@ -121,10 +121,11 @@ def check(
     given: dict[str, Any] = {}
     wrong: dict[str, list[str]] = {}
     for key, value in values.items():
-        part = known[key].component if key in known else None
+        if key not in known:
+            wrong[key] = [f"{prefix}{key}: unknown setting{nearest(str(key), known)}"]
+            continue
+        part = known[key].component
         try:
-            if key not in known:
-                raise SettingsError([f"{prefix}{key}: unknown setting{nearest(str(key), known)}"])
             given[key] = build(part, value, prefix + key) if part and isinstance(value, Mapping) else value
         except SettingsError as error:
             wrong[key] = error.mistakes

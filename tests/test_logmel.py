@@ -28,7 +28,7 @@ def test_ten_seconds_are_998_frames_then_padding():
 
 @pytest.mark.parametrize(
     ("seconds", "times", "mels", "filled"),
-    [(2.56, 256, 128, 254), (20, 1024, 128, 1024), (1, 64, 32, 64), (0.01, 64, 32, 0)],
+    [(2.56, 256, 128, 254), (20, 1024, 128, 1024), (1, 64, 32, 64), (0.01, 64, 32, 1)],
 )
 def test_any_size(seconds, times, mels, filled):
     mel = log_mel(tone(440, seconds), times, mels)
@@ -37,7 +37,7 @@ def test_any_size(seconds, times, mels, filled):
     assert int((~padded).sum()) == filled
 
 
-@pytest.mark.parametrize(("hertz", "band"), [(200, 10), (1000, 43), (4000, 96)])
+@pytest.mark.parametrize(("hertz", "band"), [(200, 11), (1000, 43), (4000, 96)])
 def test_a_tone_is_in_its_band(hertz, band):
     # 128 triangles evenly over mel(20 Hz) = 31.75 to mel(8000 Hz) = 2840.04, mel(f) = 1127 ln(1 + f / 700):
     # the centre of band b is 31.75 + 21.770 (b + 1); mel(1000 Hz) = 999.99 is nearest to that of band 43
@@ -88,7 +88,8 @@ def test_augmentation_is_small_noise_and_a_roll_in_time():
     assert shift != 0
     back = torch.roll(shaken, -shift, 1)
     assert_close(back, mel + loudness * torch.from_numpy(noise))
-    assert 0 <= (back - mel).min() and (back - mel).max() <= 0.1 + 1e-5  # noqa: PT018
+    assert (back - mel).min() >= 0
+    assert (back - mel).max() <= 0.1 + 1e-5
     assert shaken.dtype == torch.float32
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from pydantic import Field
 from torch import Tensor, nn
 
 from avcl import losses
 from avcl.backbones import Backbone
 from avcl.backbones.blocks import Block, Stream
+from avcl.backbones.hub import Pretrained
 from avcl.backbones.positions import audio_table, look_up, video_table
-from avcl.backbones.weights import load_state, load_weights, save_weights
 from avcl.clip import Clip, Grid, Masks, Output, Shape
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
-from avcl.settings import Count, NonNegative, Positive, build
+from avcl.settings import Count, NonNegative, Positive
 
 PRESET: Any = None
 
@@ -38,7 +35,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
+class CavMae(Backbone, Pretrained):
     """Blocks for each modality, fusion blocks with norms of their own for each use, and a masked decoder.
 
     Gong et al., *Contrastive Audio-Visual Masked Autoencoder*, ICLR 2023, arXiv 2210.07839; the form of Lee
@@ -261,33 +258,6 @@ class CavMae(Backbone, PyTorchModelHubMixin, library_name="avcl"):
     def no_decay(self) -> Iterable[str]:
         """The tables of positions."""
         return [name for name, _ in self.named_parameters() if name.endswith("table")]
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        (save_directory / "config.json").write_text(json.dumps(self.settings(), indent=2))
-        save_weights(save_directory / "model.safetensors", self)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **settings: Any,
-    ) -> CavMae:
-        path = Path(model_id) / "model.safetensors"
-        if not path.parent.is_dir():
-            found = hf_hub_download(
-                **{"repo_id": model_id, "filename": path.name, "revision": revision, "cache_dir": cache_dir},
-                **{"force_download": force_download, "local_files_only": local_files_only, "token": token},
-            )
-            path = Path(found)
-        backbone = build(cls, settings)
-        load_state(backbone, load_weights(path).states["backbone"], path)
-        return backbone
 
 
 @hookimpl

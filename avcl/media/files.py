@@ -28,9 +28,13 @@ def inspect(path: str, window: float, seconds: float) -> decode.Probe:
     for kind, length in (("video", found.video), ("audio", found.audio)):
         if length is None:
             raise BadClip(path, f"no {kind} stream")
-        if windows.room(length, window) < 0:
-            raise BadClip(path, f"{length:.1f} s of {kind}, shorter than {window:.1f} s")
+        _require(path, kind, length, window)
     return found
+
+
+def _require(path: str, kind: str, length: float, wanted: float) -> None:
+    if windows.room(length, wanted) < 0:
+        raise BadClip(path, f"{length:.1f} s of {kind}, shorter than {wanted:.1f} s")
 
 
 class Files(Dataset):
@@ -59,7 +63,10 @@ class Files(Dataset):
             start = windows.random_start(length, self.window, chance)
         pictures = decode.frames(path, windows.frame_times(start, self.window, frames))
         pictures = transforms.shrink(pictures, *transforms.store_size(height, width))
-        mel = logmel.log_mel(decode.sound(path, seconds=min(self.seconds, times * logmel.HOP)), times, mels)
+        heard = min(self.seconds, times * logmel.HOP)
+        wave = decode.sound(path, seconds=heard)
+        _require(path, "audio", len(wave) / decode.RATE, min(self.window, heard))  # a header can be wrong
+        mel = logmel.log_mel(wave, times, mels)
         if chance is None:
             pictures = transforms.resize(pictures, height, width)
         else:

@@ -9,8 +9,8 @@ from torchaudio.compliance.kaldi import fbank
 from avcl.media.decode import RATE
 
 MEAN, DEVIATION = -5.081, 4.4849
-HOP = 0.01
-"""Seconds from one frame of the spectrogram to the next; each sees 25 ms."""
+HOP, SPAN = 0.01, 0.025
+"""Seconds from one frame of the spectrogram to the next, and seconds that each of them hears."""
 
 
 def log_mel(wave: Tensor, times: int = 1024, mels: int = 128) -> Tensor:
@@ -19,17 +19,18 @@ def log_mel(wave: Tensor, times: int = 1024, mels: int = 128) -> Tensor:
     10 s make 998 frames. What is missing at the end is zero *before* normalisation, as published, and so
     becomes 1.133, louder than silence; what is too much is cut off.
     """
+    wave = pad(wave - wave.mean(), (0, max(0, round(SPAN * RATE) - len(wave))))
     bands = fbank(
-        (wave - wave.mean())[None],
+        wave[None],
         sample_frequency=RATE,
         num_mel_bins=mels,
-        frame_length=25.0,
+        frame_length=1000 * SPAN,
         frame_shift=1000 * HOP,
         window_type="hanning",
         htk_compat=True,
         use_energy=False,
         dither=0.0,
-    ).reshape(-1, mels)[:times]
+    )[:times]
     bands = pad(bands, (0, 0, 0, times - len(bands)))
     return ((bands - MEAN) / DEVIATION)[None]
 
