@@ -44,13 +44,14 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     learner.scaler.load_state_dict(state["scaler"])
     for name, value in state["generators"].items():
         learner.generators[name].set_state(value)
-    for part, values in zip(learner.strategies, state["strategies"], strict=True):
-        _put_back(part, values)
+    for strategy, made in zip(learner.strategies, state["strategies"], strict=True):
+        _put_back(strategy, made)
     if state["gradients"]:
         for parameter, gradient in zip(learner.parameters(), state["gradients"], strict=True):
             parameter.grad = gradient
-    vars(learner.clock).update(state["clock"])
-    vars(learner).update(state["cursor"])
+    for part, values in ((learner.clock, state["clock"]), (learner, state["cursor"])):
+        for key, value in values.items():
+            setattr(part, key, value)
     learner.bad.reasons = dict(state["bad"])
 
 
@@ -71,7 +72,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def _made_in_begin(part: Strategy) -> dict[str, Any]:
     """A strategy's modules, memories, tensors and numbers, by attribute."""
-    state = {}
+    state: dict[str, Any] = {}
     for key, value in vars(part).items():
         if key.startswith("_"):
             continue

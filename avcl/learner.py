@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from avcl import dist
 from avcl.backbones import Backbone
-from avcl.clip import Clip, Output
+from avcl.clip import Clip, Masks, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
 from avcl.settings import Count, Fraction, Natural, NonNegative, Positive, Setting, check, fields
@@ -47,6 +47,18 @@ class Learner(BaseSGDTemplate):
     many of the batch, at the front, are current), ``masks``, ``output``, ``weight`` (a factor for each
     current clip's loss), ``losses`` (by name; their sum is what is differentiated).
     """
+
+    batch: Clip
+    current: Clip
+    fresh: int
+    masks: Masks
+    output: Output
+    weight: Tensor | None
+    losses: dict[str, Tensor]
+    loss: Tensor
+    mbatch: Any
+    mb_output: Any
+    _stop_training: bool
 
     def __init__(
         self,
@@ -116,7 +128,7 @@ class Learner(BaseSGDTemplate):
     @property
     def backbone(self) -> Backbone:
         """The model, as strategies call it."""
-        return self.model  # type: ignore[return-value]
+        return self.model
 
     @property
     def dtype(self) -> torch.dtype:

@@ -93,6 +93,8 @@ class Bar(BaseLogger):
 class Board(TensorboardLogger):
     """Avalanche's TensorBoard logger; a resumed run takes back what was written after its checkpoint."""
 
+    writer: SummaryWriter
+
     def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None):
         super().__init__(folder)
         if resumed_at is not None:

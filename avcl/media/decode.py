@@ -70,7 +70,7 @@ def probe(path: str, until: float = math.inf) -> Probe:
             facts |= {"audio": ends.get(audio.index, 0.0), "rate": audio.rate, "channels": audio.channels}
         for promised, end in _promises(container, ends):
             if end < min(promised, until) - EARLY:
-                raise _bad(path, f"truncated: ends at {end:.1f} s of {promised:.1f} s")
+                raise bad(path, f"truncated: ends at {end:.1f} s of {promised:.1f} s")
         return Probe(**facts)  # type: ignore[arg-type]
 
 
@@ -83,9 +83,9 @@ def frames(path: str, times: Sequence[float]) -> Tensor:
     with _reported(path, "video"):
         pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0]), times)]
     if len(pictures) < len(times):
-        raise _bad(path, f"no picture at {times[len(pictures)]:.1f} s")
+        raise bad(path, f"no picture at {times[len(pictures)]:.1f} s")
     if len({picture.shape for picture in pictures}) > 1:
-        raise _bad(path, "the picture changes its size midway")
+        raise bad(path, "the picture changes its size midway")
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
@@ -99,14 +99,14 @@ def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
     with _reported(path, "audio"), _opened(path) as container:
         stream = _audio(container)
         if stream is None:
-            raise _bad(path, "no audio stream")
+            raise bad(path, "no audio stream")
         _prepare(path, stream)
         wanted = math.ceil(min(seconds * RATE, sys.maxsize))
         wave = _mono(container.decode(stream), _start(container) + start, wanted)
         if not len(wave):
-            raise _bad(path, f"no sound at {start:.1f} s")
+            raise bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
-            raise _bad(path, "mute")
+            raise bad(path, "mute")
         return torch.from_numpy(wave.astype(np.float32) / 2**15)
 
 
@@ -116,11 +116,11 @@ def _reported(path: str, part: str) -> Iterator[None]:
     try:
         yield
     except av.error.InvalidDataError:
-        raise _bad(path, f"damaged {part}") from None
+        raise bad(path, f"damaged {part}") from None
     except OSError as error:
-        raise _bad(path, (error.strerror or f"unreadable {part}").lower()) from None
+        raise bad(path, (error.strerror or f"unreadable {part}").lower()) from None
     except av.error.FFmpegError:
-        raise _bad(path, f"unreadable {part}") from None
+        raise bad(path, f"unreadable {part}") from None
 
 
 def _opened(path: str) -> InputContainer:
@@ -128,10 +128,11 @@ def _opened(path: str) -> InputContainer:
     try:
         return av.open(os.path.abspath(path), options={"fflags": "+discardcorrupt"}, metadata_errors="replace")
     except (av.error.InvalidDataError, av.error.EOFError):
-        raise _bad(path, _unreadable(path)) from None
+        raise bad(path, _unreadable(path)) from None
 
 
-def _bad(path: str, reason: str) -> BadClip:
+def bad(path: str, reason: str) -> BadClip:
+    """What to raise for a file that cannot be used; its name, whatever bytes it has, can be printed."""
     return BadClip(os.fsencode(path).decode(errors="replace"), reason)
 
 
@@ -146,7 +147,7 @@ def _unreadable(path: str) -> str:
 
 def _prepare(path: str, stream: VideoStream | AudioStream) -> None:
     if stream.codec_context is None:
-        raise _bad(path, f"no decoder for its {stream.type}")
+        raise bad(path, f"no decoder for its {stream.type}")
     # The loader's workers are the parallelism; more threads cost more than they bring.
     stream.codec_context.thread_count = 1
 
@@ -201,7 +202,7 @@ def _decoded(path: str, time: float) -> Iterator[tuple[float, av.VideoFrame]]:
         with _opened(path) as container:
             stream = _video(container)
             if stream is None:
-                raise _bad(path, "no video stream")
+                raise bad(path, "no video stream")
             _prepare(path, stream)
             start = _start(container)
             decoded = ((_time(frame) - start, frame) for frame in container.decode(stream))

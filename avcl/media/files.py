@@ -7,7 +7,6 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from avcl.clip import Shape
-from avcl.errors import BadClip
 from avcl.media import decode, logmel, transforms, windows
 from avcl.streams import augmentation
 
@@ -27,14 +26,14 @@ def inspect(path: str, window: float, seconds: float) -> decode.Probe:
     found = decode.probe(path, until=seconds)
     for kind, length in (("video", found.video), ("audio", found.audio)):
         if length is None:
-            raise BadClip(path, f"no {kind} stream")
+            raise decode.bad(path, f"no {kind} stream")
         _require(path, kind, length, window)
     return found
 
 
 def _require(path: str, kind: str, length: float, wanted: float) -> None:
     if windows.room(length, wanted) < 0:
-        raise BadClip(path, f"{length:.1f} s of {kind}, shorter than {wanted:.1f} s")
+        raise decode.bad(path, f"{length:.1f} s of {kind}, shorter than {wanted:.1f} s")
 
 
 class Files(Dataset):

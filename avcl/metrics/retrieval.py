@@ -72,7 +72,7 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     def result(self) -> dict[str, list[float]]:
         """Percent by measure (``a2v/R@1``, ...), one value for each task, over the clips kept so far."""
         task = torch.cat([torch.full((len(a),), number) for number, a, _ in self._parts])
-        audio, video = (torch.cat([part[side] for part in self._parts]) for side in (1, 2))
+        audio, video = torch.cat([a for _, a, _ in self._parts]), torch.cat([v for _, _, v in self._parts])
         self.gallery = len(task)
         table = {}
         for name, similarity in (("a2v", audio @ video.T), ("v2a", video @ audio.T)):
