@@ -11,7 +11,8 @@ from typer.core import TyperGroup
 
 from avcl.errors import UserError
 
-# Each verb imports what it needs: `avcl --help` and shell completion must not wait for torch and plugins.
+# A verb imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
+# file should wait for torch and plugins.
 
 
 class Verbs(TyperGroup):
@@ -74,12 +75,15 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take one step, say what is to come.")] = False,
 ) -> None:
     """Train over a stream of tasks and evaluate after each of them."""
-    from avcl.config import dump, load
+    from avcl.configfile import dump, load
+
+    raw = _overridden(load(config, sets), out=out, device=device)
+
     from avcl.listing import write
     from avcl.report import matrix_table
     from avcl.run import Run
 
-    run = Run.from_config(_overridden(load(config, sets), out=out, device=device))
+    run = Run.from_config(raw)
     if dry_run:
         write(dump(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
         return
@@ -99,13 +103,16 @@ def pretrain(
     device: Device = "",
 ) -> None:
     """Train on the scenario's pre-training clips and write the weights to start from."""
-    from avcl import pretraining
-    from avcl.config import load
-    from avcl.run import Run
+    from avcl.configfile import load
 
     if out.suffix != ".safetensors":
         raise UserError(f"--out: {str(out)!r} is not allowed: a name that ends in .safetensors is needed")
-    pretraining.pretrain(Run.from_config(_overridden(load(config, sets), device=device)), out)
+    raw = _overridden(load(config, sets), device=device)
+
+    from avcl import pretraining
+    from avcl.run import Run
+
+    pretraining.pretrain(Run.from_config(raw), out)
 
 
 @app.command("list")

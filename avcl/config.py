@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -168,7 +167,7 @@ def _weights(source: str | None, scenario: Scenario | None) -> Weights | None:
         return None
     path, told = Path(source), "no such file"
     if scenario is not None and source == "bundled":
-        path = Path(inspect.getfile(type(scenario))).parent / "weights" / f"{scenario.name}.safetensors"
+        path = scenario.bundled_weights
         told = f"scenario {scenario.name!r} brings none"
     if not path.is_file():
         raise UserError(f"{source!r} is not allowed: {told}; give null, or a file that `avcl pretrain` wrote")

@@ -92,7 +92,7 @@ class Learner(BaseSGDTemplate):
         self.warmup, self.clip_norm, self.workers = warmup, clip_norm, workers
         self.initial = dict(initial or {})
         self.bad = BadClips(max_bad_share)
-        self.generators = {name: generator(seed, name) for name in ("mask", "memory", "method", "augment")}
+        self.generators = {name: generator(seed, name) for name in GENERATORS}
         super().__init__(
             model=backbone,
             optimizer=None,
@@ -379,6 +379,10 @@ class Learner(BaseSGDTemplate):
         bare = [p for n, p in named if p.ndim <= 1 or n in exempt]
         return [{"params": plain, "weight_decay": weight_decay}, {"params": bare, "weight_decay": 0.0}]
 
+
+GENERATORS = ("mask", "auxiliary", "memory", "method", "augment")
+"""Of the loop's own masks; of all masks that a strategy draws beside them, so that the loop's never change;
+of what is kept and drawn from memory; of a method's decisions, equal on all processes; of augmentation."""
 
 OBJECTS = ("backbone", "strategy", "evaluator", "plugins", "initial", "device", "seed")
 """Parameters of the learner that are no settings of a file's ``learner`` section."""

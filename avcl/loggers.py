@@ -110,4 +110,4 @@ class Board(TensorboardLogger):
 def loggers(run: Run) -> Iterable[BaseLogger]:
     """Register TensorBoard and the bar."""
     clips = [len(experience.dataset) for experience in run.benchmark.train_stream]
-    return [Board(run.folder, run.resumed_at), Bar(clips, run.scenario.task_names)]
+    return [Board(run.folder, run.resumed_at), Bar(clips, run.parts)]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from avcl.backbones.weights import save_weights
 from avcl.compat import benchmark_from_datasets, quiet_evaluator
 from avcl.errors import UserError
@@ -39,11 +41,17 @@ def pretrain(run: Run, path: str | Path) -> None:
         if isinstance(part, Rehearsal):
             part.memory = Memory(capacity=0)
     learner = run.learner(strategies)
-    extra = modules(learner)
+    extra = _trained(learner)
     if extra:
-        extra = modules(_train(run, stream, strategies, "modules of the strategies"))
+        extra = _trained(_train(run, stream, strategies, "modules of the strategies"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, run.backbone, extra)
+
+
+def _trained(learner: Learner) -> dict[str, nn.Module]:
+    """The strategies' modules that train; a teacher that only follows the backbone has nothing to learn yet."""
+    own = modules(learner)
+    return {key: module for key, module in own.items() if any(p.requires_grad for p in module.parameters())}
 
 
 def _train(run: Run, stream: Any, strategies: Sequence[Strategy], what: str) -> Learner:

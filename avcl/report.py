@@ -19,8 +19,13 @@ def matrix_table(title: str, tasks: Sequence[str], measure: Mapping[str, Any]) -
     table.add_column("forgetting", justify="right")
     for number, row in enumerate(measure["matrix"]):
         summary = (measure["average"][number], measure["forgetting"][number])
-        table.add_row(tasks[number], *(_percent(value) for value in (*row, *summary)))
+        table.add_row(_after(tasks, measure)[number], *(_percent(value) for value in (*row, *summary)))
     return table
+
+
+def _after(tasks: Sequence[str], measure: Mapping[str, Any]) -> Sequence[str]:
+    """What each row was evaluated after: the tasks, unless the measure says otherwise."""
+    return measure.get("after", tasks)
 
 
 def _percent(value: float | None) -> str:
@@ -32,5 +37,5 @@ def matrix_markdown(tasks: Sequence[str], measure: Mapping[str, Any]) -> str:
     rows = [["after", *tasks, "average", "forgetting"], ["---", *["---:"] * (len(tasks) + 2)]]
     for number, row in enumerate(measure["matrix"]):
         summary = (measure["average"][number], measure["forgetting"][number])
-        rows.append([tasks[number], *(_percent(value) for value in (*row, *summary))])
+        rows.append([_after(tasks, measure)[number], *(_percent(value) for value in (*row, *summary))])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

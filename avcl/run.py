@@ -14,7 +14,7 @@ from torch import nn
 
 from avcl import checkpoint, config, dist
 from avcl.backbones import Backbone
-from avcl.backbones.weights import Weights, load_state, save_weights
+from avcl.backbones.weights import Weights, save_weights
 from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
 from avcl.folder import Folder
 from avcl.learner import Learner
@@ -53,7 +53,7 @@ class Run:
         self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
         self.folder, self.seed, self.device = Folder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
-        self.initial = {} if weights is None else self._start_from(weights)
+        self.initial = {} if weights is None else weights.fill(backbone)
         self.resumed_at: int | None = None
 
     @classmethod
@@ -64,7 +64,17 @@ class Run:
     @cached_property
     def benchmark(self) -> CLScenario:
         """The scenario's Avalanche streams, made when they are first needed."""
-        return self.scenario.benchmark()
+        return self.scenario.benchmark(joint=self.joint)
+
+    @property
+    def joint(self) -> bool:
+        """Whether a strategy wants all tasks at once."""
+        return any(part.joint for part in self.strategies)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is trained on, one after the other: the tasks, or all of them at once."""
+        return ("all tasks",) if self.joint else self.scenario.task_names
 
     def learner(self, strategies: Sequence[Strategy] | None = None, **more: Any) -> Learner:
         """A loop over this run's backbone with its settings; the same seed makes the same loop."""
@@ -95,7 +105,7 @@ class Run:
                 self._restore(learner, state)
             learner.between_batches = self._save_now_and_then()
             self.folder.write("run.json", self._manifest(learner))
-            for task in range(learner.tasks_done, len(self.scenario.task_names)):
+            for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
                 learner.eval(self.benchmark.eval_stream)
                 self.folder.write("results.json", self.results(learner))
@@ -123,7 +133,7 @@ class Run:
         backbone = sum(p.numel() for p in learner.model.parameters())
         return {
             "parameters": f"{backbone:,} of the backbone, {own:,} of strategies",
-            "clips": ", ".join(f"{name} {n:,}" for name, n in zip(self.scenario.task_names, clips, strict=True)),
+            "clips": ", ".join(f"{name} {n:,}" for name, n in zip(self.parts, clips, strict=True)),
             "steps": f"{steps:,} of {learner.train_mb_size * learner.accumulate} clips",
             "losses": ", ".join(f"{key} {float(loss):.4g}" for key, loss in learner.losses.items()),
             "memory": f"{_mib(weights + 3 * trained)} of weights, gradients and Adam's moments; "
@@ -154,12 +164,6 @@ class Run:
                 if close:
                     close()
 
-    def _start_from(self, weights: Weights) -> dict[str, torch.Tensor]:
-        """Fill the backbone; what is left is for the strategies' modules, by name."""
-        states = dict(weights.states)
-        load_state(self.backbone, states.pop("backbone"), "weights")
-        return {f"{prefix}.{key}": value for prefix, state in states.items() for key, value in state.items()}
-
     def _save(self, learner: Learner) -> None:
         state = checkpoint.capture(learner) | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
         checkpoint.save(self.folder.checkpoint, state)
@@ -187,6 +191,7 @@ class Run:
             "device": str(learner.device),
             "processes": dist.world_size(),
             "needs_boundaries": any(part.needs_boundaries for part in self.strategies),
+            "joint": self.joint,
             "parameters": sum(p.numel() for p in learner.model.parameters()),
             "clips": [len(experience.dataset) for experience in self.benchmark.train_stream],
             "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},

@@ -31,6 +31,9 @@ class Strategy(Component):
     needs_boundaries: ClassVar[bool] = False
     """Whether it must see labels, tasks and the end of tasks. Then the run is tagged so."""
 
+    joint: ClassVar[bool] = False
+    """Whether all tasks are shuffled together before training: no stream any more, an upper bound."""
+
     def begin(self, learner: Learner) -> None:
         """Make the state. Called once, before the optimizer is built: modules made here are trained."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Sampler, default_collate
 
 from avcl.clip import Shape
 from avcl.compat import AvalancheDataset, CLScenario, benchmark_from_datasets
@@ -67,12 +69,21 @@ class Scenario(Component):
         """Clips of classes that are in no task, to start from; None where a scenario has none."""
         return None
 
-    def benchmark(self) -> CLScenario:
-        """Avalanche's view: ``train_stream`` and ``eval_stream``, one experience for each task."""
+    @property
+    def bundled_weights(self) -> Path:
+        """Where weights that come with the scenario lie: ``weights/<name>.safetensors`` beside its module."""
+        return Path(inspect.getfile(type(self))).parent / "weights" / f"{self.name}.safetensors"
+
+    def benchmark(self, joint: bool = False) -> CLScenario:
+        """Avalanche's view: ``train_stream`` and ``eval_stream``, one experience for each task.
+
+        ``joint`` makes one training experience of all tasks' clips; evaluation stays apart.
+        """
         tasks = range(len(self.task_names))
-        return benchmark_from_datasets(
-            **{split: [as_avalanche(self.clips(task, split)) for task in tasks] for split in ("train", "eval")}
-        )
+        train, held_out = [self.clips(task, "train") for task in tasks], [self.clips(task, "eval") for task in tasks]
+        if joint:
+            train = [ConcatDataset(train)]
+        return benchmark_from_datasets(train=list(map(as_avalanche, train)), eval=list(map(as_avalanche, held_out)))
 
 
 def as_avalanche(clips: Dataset) -> AvalancheDataset:

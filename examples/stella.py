@@ -6,8 +6,7 @@ python examples/stella.py && tensorboard --logdir runs
 from avalanche.training.plugins import EvaluationPlugin
 
 from avcl import CavMae, Learner, Memory
-from avcl.backbones.weights import load_state, load_weights
-from avcl.config import bundled_weights
+from avcl.backbones.weights import load_weights
 from avcl.loggers import Board
 from avcl.metrics import LossTerms, Retrieval
 from avcl.plugins.stella import Stella
@@ -17,15 +16,14 @@ scenario = Synthetic()
 stream = scenario.benchmark()
 
 backbone = CavMae(size="tiny", **scenario.shape._asdict())
-start = load_weights(bundled_weights(scenario)).states
-load_state(backbone, start["backbone"], "bundled weights")
+initial = load_weights(scenario.bundled_weights).fill(backbone)
 
 retrieval = Retrieval(scenario.task_names)
 evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[Board("runs/example")], collect_all=False)
 learner = Learner(
     backbone=backbone,
     strategy=Stella(memory=Memory(capacity=128)),
-    initial={f"matching.{key}": value for key, value in start["matching"].items()},
+    initial=initial,
     evaluator=evaluator,
     epochs=2,
     batch_size=32,

@@ -13,21 +13,24 @@ from avcl.clip import Shape
 
 Array = NDArray[np.float32]
 TURN = 2 * np.pi
+SPACING = 0.25  # of two odd harmonics, in shares of the mel axis: after one turn of the pitch all is as before
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of objects. Seen: stripes of ``angle`` and ``period``. Heard: a timbre and a law.
+    """A class of objects: what it looks like, how it sounds, and the law between the two.
 
-    ``angle`` in turns of half a circle and ``period`` in pixels of a frame 64 pixels high · ``spacing`` of the
-    harmonics and ``formant``, the strongest place of the spectrum, in shares of the mel axis · ``law``: what
-    is added to the hue to give the pitch.
+    Seen, its stripes: ``angle`` in half turns, ``period`` in pixels of a frame 64 pixels high, ``tone``: the
+    grey, from black to white, that takes turns with the object's hue. Heard, its timbre: ``formant``, the
+    strongest place of the spectrum in shares of the mel axis, ``even``: the level of the even harmonics.
+    ``law``: what is added to the hue to give the pitch.
     """
 
     angle: float
     period: float
-    spacing: float
+    tone: float
     formant: float
+    even: float
     law: float
 
 
@@ -104,9 +107,9 @@ def paint(frames: Array, where: NDArray[np.bool_], kind: Kind, hue: float, vivid
     height, width = frames.shape[-2:]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) * np.float32(64 / min(height, width))
     angle = np.pi * kind.angle
-    stripes = np.cos(TURN / kind.period * (x * np.cos(angle) + y * np.sin(angle)))
+    stripes = 0.5 + 0.5 * np.cos(TURN / kind.period * (x * np.cos(angle) + y * np.sin(angle)))
     colour = 0.5 + 0.5 * vivid * np.cos(TURN * (hue - np.arange(3) / 3))
-    texture = (colour[:, None, None] * (0.65 + 0.35 * stripes)).astype(np.float32)
+    texture = (kind.tone + (colour[:, None, None] - kind.tone) * stripes).astype(np.float32)
     for frame, pixels in zip(frames, where, strict=True):
         np.copyto(frame, texture, where=pixels)
 
@@ -131,8 +134,9 @@ def heard(sound: Sound, kind: Kind, shape: Shape) -> Array:
     edge = np.minimum(1.0, np.minimum(time - start, stop - time) / 3.0)
     beats = 0.65 + 0.35 * np.cos(TURN * sound.beat * (time - start) / shape.times)
     place = (np.arange(shape.mels) + 0.5) / shape.mels
-    comb = np.exp(3.0 * (np.cos(TURN * (place / kind.spacing - sound.pitch)) - 1.0))
-    body = 0.7 + 0.3 * np.cos(TURN * (place - kind.formant))
+    turn = TURN * (place / SPACING - sound.pitch)
+    comb = np.exp(3.0 * (np.cos(turn) - 1.0)) + kind.even * np.exp(-3.0 * (np.cos(turn) + 1.0))
+    body = 0.6 + 0.4 * np.cos(TURN * (place - kind.formant))
     tilt = 1.0 + 0.8 * (sound.brightness - 0.5) * (2.0 * place - 1.0)
     level = np.zeros((shape.times, shape.mels), np.float32)
     level[start:stop] = (edge * beats)[:, None] * (comb * body * tilt)

@@ -56,7 +56,7 @@ class Synthetic(Scenario):
     height: Side = 64
     width: Side = 64
     times: Side = 256
-    mels: Side = 128
+    mels: Side = 64
     object: Share = 0.4
     sound: Share = 0.4
     distractors: Natural = 1
@@ -115,9 +115,10 @@ class Synthetic(Scenario):
         drift = 0.0 if between else self.overwriting * _apart(task, self.tasks)
         return render.Kind(
             angle=(carrier + between / 2) / self.classes,
-            period=4.0 * 3.0**place,
-            spacing=2.0**place / 6.0,
+            period=5.0 + 4.0 * place,
+            tone=place,
             formant=(carrier + between / 2) / self.classes + drift,
+            even=0.7 * place,
             law=drift,
         )
 

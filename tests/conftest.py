@@ -72,8 +72,8 @@ class Noise(Scenario):
 def small_backbone(dtype=torch.float32, seed=0, **settings):
     """A CAV-MAE of a few thousand weights for clips of the Noise scenario."""
     torch.manual_seed(seed)
-    preset = dict(size="tiny", dim=24, heads=2, depth=1, fusion_depth=1, decoder_dim=16, decoder_heads=2, decoder_depth=1)
-    return CavMae(**Noise().shape._asdict(), **(preset | settings)).to(dtype)
+    few = {"dim": 24, "heads": 2, "depth": 1, "fusion_depth": 1, "decoder_dim": 16, "decoder_heads": 2}
+    return CavMae(**Noise().shape._asdict(), **({"size": "tiny", "decoder_depth": 1} | few | settings)).to(dtype)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def make_learner():
     """A learner on a small backbone: ``make_learner(strategy, dtype=..., **settings)``."""
 
     def make(strategy, dtype=torch.float32, seed=0, **settings):
-        defaults = dict(epochs=2, batch_size=4, lr=1e-3, seed=seed)
+        defaults = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": seed}
         return Learner(backbone=small_backbone(dtype, seed), strategy=strategy, **(defaults | settings))
 
     return make

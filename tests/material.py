@@ -4,12 +4,28 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import pytest
 from av.stream import Disposition
 
+from avcl.errors import BadClip
+from avcl.media.decode import frames
+
 QUICK = {"libx264": {"preset": "veryfast", "threads": "1"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+# what suits each kind of container, for write_clip
+KINDS = {
+    "mp4": {},
+    "mov": {},
+    "mkv": {},
+    "webm": {"video": "libvpx-vp9", "audio": "libopus", "rate": 48000},
+    "flv": {"video": "flv", "audio": "libmp3lame"},
+    "ts": {},
+    "avi": {"video": "mpeg4", "audio": "libmp3lame"},
+    "mpg": {"video": "mpeg2video", "audio": "mp2"},
+}
 Paint = Callable[[float, int, int], np.ndarray]
 
 
@@ -33,6 +49,11 @@ def quarters(time: float, height: int, width: int) -> np.ndarray:
     up, left = height // 2, width // 2
     picture[:up, :left, 0] = picture[up:, :left, 1] = picture[:up, left:, 2] = picture[up:, left:] = 255
     return picture
+
+
+def snow(time: float, height: int, width: int) -> np.ndarray:
+    """Noise (height, width, 3), which cannot be compressed."""
+    return np.random.default_rng(round(1000 * time)).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def sine(seconds: float, rate: int, pitch: float = 440.0, loudness: float = 0.5) -> np.ndarray:
@@ -152,3 +173,15 @@ def overwrite(path: Path, share: float, count: int) -> Path:
     data[at : at + count] = np.random.default_rng(0).bytes(count)
     path.write_bytes(data)
     return path
+
+
+def told(path: Path, times: Sequence[float]) -> list[float]:
+    """The times that the pictures at ``times`` tell."""
+    return [read_clock(picture) for picture in frames(str(path), times)]
+
+
+def refusal(read: Callable, *args: Any, **kwargs: Any) -> str:
+    """Why ``read`` refuses a clip; the test fails where it does not."""
+    with pytest.raises(BadClip) as bad:
+        read(*args, **kwargs)
+    return bad.value.reason

@@ -53,7 +53,7 @@ def test_what_is_hidden_cannot_be_read_and_stays_hidden_in_sums():
     assert clip.label.tolist() == [4, 5]
     hidden = clip.masked()
     for read in (lambda: hidden.label, lambda: hidden.task, lambda: (clip + hidden).label, lambda: hidden[0:1].task):
-        with pytest.raises(HiddenError, match="task-free and has no labels.*needs_boundaries = True"):
+        with pytest.raises(HiddenError, match=r"task-free and has no labels.*needs_boundaries = True"):
             read()
     assert "label" not in hidden.tensors()
     assert "label" not in repr(clip)
@@ -73,5 +73,6 @@ def test_sides_must_be_multiples_of_the_patch():
 def test_masks_and_outputs_of_some_rows():
     masks = Masks(torch.tensor([[1, 0], [0, 1]]), torch.tensor([[0], [0]]), 1, 1)
     assert masks[1:].video.tolist() == [[0, 1]]
-    output = Output({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.5])}, torch.zeros(2, 3), torch.zeros(2, 3))
+    terms = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.5])}
+    output = Output(terms, torch.zeros(2, 3), torch.zeros(2, 3))
     assert output.loss.tolist() == [1.5, 2.5]

@@ -1,48 +1,21 @@
-"""Decoding: the right moment, upright, in mono at 16 kHz, and a plain word about every file that is none."""
+"""Decoding: the picture of the right moment, upright; the sound in mono at 16 kHz; whatever the file is called."""
 
-import contextlib
-import logging
 import os
 
 import av
 import numpy as np
 import pytest
 import torch
-from material import overwrite, quarters, read_clock, rotate, sine, truncate, write_album, write_clip
+from material import KINDS, quarters, refusal, rotate, sine, told, write_clip
 
 from avcl.errors import BadClip
 from avcl.media.decode import RATE, frames, probe, sound
-
-KINDS = {
-    "mp4": {},
-    "mov": {},
-    "mkv": {},
-    "webm": {"video": "libvpx-vp9", "audio": "libopus", "rate": 48000},
-    "flv": {"video": "flv", "audio": "libmp3lame"},
-    "ts": {},
-    "avi": {"video": "mpeg4", "audio": "libmp3lame"},
-    "mpg": {"video": "mpeg2video", "audio": "mp2"},
-}
-
-
-def told(path, times):
-    return [read_clock(picture) for picture in frames(str(path), times)]
 
 
 def pitch(wave):
     """The loudest frequency in Hz, and the peak loudness."""
     spectrum = np.abs(np.fft.rfft(wave.numpy() * np.hanning(len(wave))))
     return spectrum.argmax() * RATE / len(wave), wave.abs().max().item()
-
-
-def snow(time, height, width):
-    return np.random.default_rng(round(1000 * time)).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def refusal(read, *args, **kwargs):
-    with pytest.raises(BadClip) as bad:
-        read(*args, **kwargs)
-    return bad.value.reason
 
 
 @pytest.fixture(scope="module")
@@ -232,108 +205,6 @@ def test_silence_is_refused(tmp_path, kind):
     silent = [{0: np.zeros(5 * kept.get("rate", 44100), np.float32)}]
     path = write_clip(tmp_path / f"mute.{kind}", tracks=silent, **kept)
     assert refusal(sound, str(path)) == "mute"
-
-
-# ---- what is no clip ---------------------------------------------------------------------------------------
-
-
-def test_a_missing_stream_is_named(tmp_path):
-    deaf, blind = write_clip(tmp_path / "deaf.mp4", audio=None), write_clip(tmp_path / "blind.mp4", video=None)
-    assert refusal(sound, str(deaf)) == "no audio stream"
-    assert refusal(frames, str(blind), [0.0]) == "no video stream"
-    assert probe(str(deaf)).audio is None
-    assert probe(str(blind)).video is None
-
-
-def test_the_cover_of_an_album_is_no_video(tmp_path):
-    album = write_album(tmp_path / "album.mp4")
-    assert probe(str(album)).video is None
-    assert refusal(frames, str(album), [0.0]) == "no video stream"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty file"),
-        (b"This is not a video.\n" * 50, "not a media file"),
-        (b"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:9/a.ts\n", "not a media file"),
-        (b"\x00\x00\x00\x20ftypisom", "truncated"),
-        (b"\x1a\x45\xdf\xa3" + bytes(40), "truncated"),
-    ],
-)
-def test_files_that_are_none(tmp_path, content, reason):
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(content)
-    assert refusal(probe, str(path)) == reason
-    assert refusal(frames, str(path), [0.0]) == reason
-    assert refusal(sound, str(path)) == reason
-
-
-@pytest.mark.parametrize(
-    ("name", "muxing"),
-    [
-        ("a.mp4", {}),
-        ("a.mov", {}),
-        ("a.mp4", {"movflags": "faststart"}),
-        ("a.mkv", {}),
-    ],
-)
-def test_a_broken_download_shows_without_decoding(tmp_path, name, muxing):
-    path = write_clip(tmp_path / name, seconds=8, muxing=muxing, coding={"g": "25"})
-    whole = probe(str(path))
-    assert whole.video == pytest.approx(8.0, abs=0.1)
-    assert whole.audio == pytest.approx(8.0, abs=0.1)
-    for share in (0.85, 0.5, 0.03):
-        assert refusal(probe, str(truncate(path, share))).startswith("truncated")
-
-
-@pytest.mark.parametrize(("name", "muxing"), [("a.ts", {}), ("a.mp4", {"movflags": "frag_keyframe+empty_moov"})])
-def test_a_file_that_never_said_its_length_is_just_shorter(tmp_path, name, muxing):
-    path = truncate(write_clip(tmp_path / name, seconds=8, muxing=muxing, coding={"g": "25"}), 0.5)
-    assert probe(str(path)).video == pytest.approx(4, abs=1)
-
-
-def test_what_comes_after_the_cut_does_not_matter(tmp_path):
-    path = truncate(write_clip(tmp_path / "a.mkv", seconds=8), 0.7)
-    assert refusal(probe, str(path)).startswith("truncated: ends at 5.")
-    assert probe(str(path), until=4.0).video > 4.0
-    assert told(path, [3.0]) == [3.0]
-
-
-@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
-def test_noise_in_the_middle_is_refused_when_decoded(tmp_path, codec):
-    path = write_clip(tmp_path / "a.mkv", video=codec, audio=None, paint=snow, size=(160, 120), seconds=2)
-    overwrite(path, 0.3, path.stat().st_size // 2)
-    assert refusal(frames, str(path), [0.0, 1.9]) in ("damaged video", "no picture at 1.9 s")
-
-
-def test_noise_in_the_sound_is_refused_when_decoded(tmp_path):
-    path = overwrite(write_clip(tmp_path / "a.mp4", video=None), 0.4, 4000)
-    assert probe(str(path)).audio == pytest.approx(5.0, abs=0.1)
-    assert refusal(sound, str(path)) == "damaged audio"
-
-
-def test_an_unknown_codec_is_named(tmp_path):
-    path = write_clip(tmp_path / "a.mp4")
-    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    assert refusal(probe, str(path)) == "no decoder for its video"
-    assert refusal(frames, str(path), [0.0]) == "no decoder for its video"
-
-
-def test_files_that_cannot_be_opened(tmp_path):
-    assert refusal(probe, str(tmp_path / "none.mp4")) == "no such file or directory"
-    assert refusal(probe, str(tmp_path)) == "is a directory"
-
-
-def test_nothing_reaches_the_terminal(tmp_path, capfd, caplog):
-    path = overwrite(write_clip(tmp_path / "a.mkv"), 0.5, 2000)
-    for read in (probe, sound, lambda path: frames(path, [0.0, 4.0])):
-        with contextlib.suppress(BadClip):
-            read(str(path))
-    with caplog.at_level(logging.DEBUG):
-        refusal(probe, str(truncate(path, 0.02)))
-    assert capfd.readouterr() == ("", "")
-    assert not caplog.records
 
 
 # ---- names, sizes ------------------------------------------------------------------------------------------

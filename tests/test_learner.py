@@ -44,7 +44,8 @@ def test_finetune_equals_a_loop_written_by_hand(noise, make_learner):
             output = backbone(clip, backbone.draw_masks(clip, mask))
             torch.stack([term.mean() for term in output.terms.values()]).sum().backward()
             adam.step()
-    assert torch.equal(weights(learner), torch.cat([p.detach().flatten() for p in backbone.parameters() if p.requires_grad]))
+    by_hand = torch.cat([p.detach().flatten() for p in backbone.parameters() if p.requires_grad])
+    assert torch.equal(weights(learner), by_hand)
     assert learner.steps == 16
 
 
@@ -166,7 +167,8 @@ def test_replayed_clips_follow_the_current_ones_and_are_never_offered_again(nois
         name = "spy"
 
         def observe(self, learner):
-            rows.append((len(learner.batch), learner.fresh, torch.equal(learner.batch.index[:4], learner.current.index)))
+            in_front = torch.equal(learner.batch.index[:4], learner.current.index)
+            rows.append((len(learner.batch), learner.fresh, in_front))
             super().observe(learner)
 
     spy = Spy(memory=small_memory())

@@ -155,7 +155,7 @@ def test_half_precision_halves_the_pixels_and_leaves_integers_alone():
 def test_later_clips_must_look_like_the_first():
     memory = opened(4)
     memory.add(clips([1]), mark=torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="the first clips came with .*mark"):
+    with pytest.raises(ValueError, match=r"the first clips came with .*mark"):
         memory.add(clips([1]))
     with pytest.raises(ValueError, match=r"mark rows of shape \(3,\); the first clips had \(2,\)"):
         memory.add(clips([1]), mark=torch.zeros(1, 3))

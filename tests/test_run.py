@@ -21,7 +21,7 @@ from avcl.run import Run
 
 
 def make_run(folder, strategy=None, seed=0, scenario=None, **learner):
-    settings = dict(epochs=2, batch_size=4, lr=1e-3)
+    settings = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
     return Run(
         scenario=scenario or Noise(),
         backbone=small_backbone(seed=seed),

@@ -62,7 +62,8 @@ def test_items_do_not_depend_on_workers(workers):
     context = {"multiprocessing_context": multiprocessing.get_context("fork")} if workers else {}
     loader = DataLoader(Reader(data, 0), batch_sampler=batches, collate_fn=Collate(), num_workers=workers, **context)
     sums = torch.stack([items["frames"].double().sum() for items, _ in loader])
-    here = torch.stack([Collate()([Reader(data, 0)[key] for key in batch])[0]["frames"].double().sum() for batch in batches])
+    read = (Collate()([Reader(data, 0)[key] for key in batch])[0] for batch in batches)
+    here = torch.stack([items["frames"].double().sum() for items in read])
     assert torch.equal(sums, here)
 
 
@@ -86,7 +87,7 @@ def test_too_many_bad_clips_end_the_run():
     bad.enter(10)
     assert len(bad.add([BadClip("a", "mute"), BadClip("b", "mute")])) == 2
     assert bad.add([BadClip("a", "mute")]) == []
-    with pytest.raises(UserError, match=r"3 of 10 clips of a task cannot be used, more than learner.max_bad_share = 0.2"):
+    with pytest.raises(UserError, match=r"3 of 10 clips of a task cannot be used, more than learner.max_bad_share"):
         bad.add([BadClip("c", "no audio stream")])
     bad.enter(10)
     bad.add([BadClip("d", "mute")])

@@ -28,9 +28,16 @@ State = Mapping[str, Tensor]
 class Weights:
     """What ``save_weights`` wrote: the backbone's name and settings, and one state for each module by prefix."""
 
+    source: Path
     name: str
     settings: dict[str, Any]
     states: dict[str, dict[str, Tensor]]
+
+    def fill(self, backbone: Backbone) -> dict[str, Tensor]:
+        """Fill the backbone; returns the tensors of further modules by full name, a learner's ``initial``."""
+        load_state(backbone, self.states["backbone"], self.source)
+        further = {prefix: state for prefix, state in self.states.items() if prefix != "backbone"}
+        return {f"{prefix}.{key}": value for prefix, state in further.items() for key, value in state.items()}
 
 
 def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Module] | None = None) -> None:
@@ -54,7 +61,7 @@ def load_weights(path: str | Path) -> Weights:
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         states.setdefault(prefix, {})[rest] = value
-    return Weights(name=about["name"], settings=json.loads(about["settings"]), states=states)
+    return Weights(source=Path(path), name=about["name"], settings=json.loads(about["settings"]), states=states)
 
 
 def load_state(module: nn.Module, state: State, source: str | Path) -> None:

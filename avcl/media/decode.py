@@ -119,7 +119,7 @@ def _reported(path: str, part: str) -> Iterator[None]:
         raise bad(path, f"damaged {part}") from None
     except OSError as error:
         raise bad(path, (error.strerror or f"unreadable {part}").lower()) from None
-    except av.error.FFmpegError:
+    except (av.error.FFmpegError, IndexError):  # IndexError: PyAV, at a stream that appears midway
         raise bad(path, f"unreadable {part}") from None
 
 

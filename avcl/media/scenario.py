@@ -72,8 +72,11 @@ class FromFiles(Scenario):
         with ThreadPoolExecutor() as pool:
             paths = [source.path for source in listed]
             faults = dict(zip(paths, pool.map(self._fault, paths), strict=True))
-        for fault in filter(None, faults.values()):
+        found = [fault for fault in faults.values() if fault]
+        for fault in found:
             log.warning("skipped %s", fault)
+        if found:
+            log.warning("%d of %d files cannot be used", len(found), len(faults))
         for task, name in enumerate(self.task_names):
             mine = [faults[source.path] for source in listed if source.task == task]
             bad = [fault for fault in mine if fault]

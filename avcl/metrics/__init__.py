@@ -20,4 +20,4 @@ __all__ = ["LossTerms", "Retrieval", "Speed"]
 @hookimpl
 def metrics(run: Run) -> Iterable[PluginMetric]:
     """Register the default metrics."""
-    return [LossTerms(), Speed(), Retrieval(run.scenario.task_names)]
+    return [LossTerms(), Speed(), Retrieval(run.scenario.task_names, joint=run.joint)]

@@ -34,12 +34,13 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     Cosine similarity of unmasked embeddings; "mean" is the mean of the three recalls. After every
     evaluation of the whole stream: tags ``eval/<a2v|v2a>/<R@k>/<task>``, ``.../average``,
     ``.../forgetting`` (Chaudhry's), ``.../forgetting_with_last`` (the STELLA authors'). ``history`` is the
-    task matrix: a row for each evaluation.
+    task matrix: a row for each evaluation. ``joint``: all tasks were trained on at once, so that the average
+    is over all of them from the first evaluation on, and nothing is forgotten.
     """
 
-    def __init__(self, tasks: Sequence[str] | None = None, ks: Sequence[int] = (1, 5, 10)):
+    def __init__(self, tasks: Sequence[str] | None = None, ks: Sequence[int] = (1, 5, 10), joint: bool = False):
         super().__init__()
-        self.tasks, self.ks = tasks, tuple(ks)
+        self.tasks, self.ks, self.joint = tasks, tuple(ks), joint
         self.history: dict[str, list[list[float]]] = {}
         self.gallery = 0
         self.reset()
@@ -63,8 +64,8 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         step = strategy.clock.train_iterations
         shown = {f"eval/{key}/{self._name(i)}": x for key, row in values.items() for i, x in enumerate(row)}
         for key in values:
-            for name, summary in SUMMARIES.items():
-                value = summary(self.history[key])
+            for name in SUMMARIES:
+                value = self._summary(name, self.history[key])
                 if value is not None:
                     shown[f"eval/{key}/{name}"] = value
         return [MetricValue(self, name, value, step) for name, value in shown.items()]
@@ -91,8 +92,8 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         """Everything for ``results.json``: the task matrix of every measure and its summaries over time."""
         measures = {}
         for key, rows in self.history.items():
-            over_time = {name: [f(rows[: t + 1]) for t in range(len(rows))] for name, f in SUMMARIES.items()}
-            measures[key] = {"matrix": rows, **over_time}
+            over_time = {name: [self._summary(name, rows[: t + 1]) for t in range(len(rows))] for name in SUMMARIES}
+            measures[key] = {"matrix": rows, **over_time} | ({"after": ["all tasks"] * len(rows)} if self.joint else {})
         chance = {f"R@{k}": 100 * min(k / self.gallery, 1) for k in self.ks} if self.gallery else {}
         return {"gallery": self.gallery, "chance": chance, "measures": measures}
 
@@ -103,6 +104,11 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the task matrix of ``state``."""
         self.history, self.gallery = state["history"], state["gallery"]
+
+    def _summary(self, name: str, rows: list[list[float]]) -> float | None:
+        if self.joint:
+            return sum(rows[-1]) / len(rows[-1]) if name == "average" else None
+        return SUMMARIES[name](rows)
 
     def _name(self, task: int) -> str:
         return self.tasks[task] if self.tasks else f"task{task}"

@@ -1,0 +1,58 @@
+"""Lookahead: the backbone as the next optimizer step would leave it, without taking the step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from avcl.clip import Clip
+
+if TYPE_CHECKING:
+    from avcl.learner import Learner
+
+
+def lookahead(learner: Learner, clip: Clip) -> dict[str, Tensor]:
+    """The backbone's parameters, by name, after a step on the mean loss of ``clip`` alone.
+
+    For ``torch.func.functional_call(learner.backbone, lookahead(learner, clip), (clip, masks))``. A copy of
+    the optimizer takes the step on copies of the weights: whatever optimizer it is, with its moments, its
+    current rate and its decay of each group, the result is the real step's to the last bit, and neither
+    weights, nor gradients, nor the optimizer's state are touched. Gradients are clipped as the learner
+    clips them. They are this process's own, without those that wait from earlier batches.
+
+    Where half precision overflows, the learner leaves the step out: the result is empty, which means
+    unchanged weights.
+    """
+    backbone, optimizer = learner.backbone, learner.optimizer
+    masks = backbone.draw_masks(clip, learner.generators["auxiliary"])
+    names = {parameter: name for name, parameter in backbone.named_parameters()}
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p in names and p.requires_grad]
+    found = gradients(learner, backbone(clip, masks).loss.mean(), trained)
+    if found is None:
+        return {}
+    copies: dict[int, nn.Parameter] = {}
+    twin = copy.deepcopy(optimizer, copies)
+    for parameter, gradient in zip(trained, found, strict=True):
+        copies[id(parameter)].grad = gradient
+    if learner.clip_norm is not None:
+        nn.utils.clip_grad_norm_([copies[id(parameter)] for parameter in trained], learner.clip_norm)
+    twin.step()
+    return {names[parameter]: copies[id(parameter)].detach() for parameter in trained}
+
+
+def gradients(learner: Learner, loss: Tensor, of: Sequence[Tensor]) -> list[Tensor | None] | None:
+    """The derivatives of ``loss`` by each tensor (None for one that has no part in it); no ``.grad`` changes.
+
+    In fp16 the loss is scaled on the way, as the learner's own is. None where that overflowed.
+    """
+    scaler = learner.scaler
+    found = list(torch.autograd.grad(scaler.scale(loss), of, allow_unused=True))
+    if not scaler.is_enabled():
+        return found
+    found = [None if gradient is None else gradient / scaler.get_scale() for gradient in found]
+    finite = all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None)
+    return found if finite else None
