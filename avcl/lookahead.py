@@ -50,7 +50,7 @@ def gradients(learner: Learner, loss: Tensor, of: Sequence[Tensor]) -> list[Tens
     In fp16 the loss is scaled on the way, as the learner's own is. None where that overflowed.
     """
     scaler = learner.scaler
-    found = list(torch.autograd.grad(scaler.scale(loss), of, allow_unused=True))
+    found: list[Tensor | None] = list(torch.autograd.grad(scaler.scale(loss), of, allow_unused=True))
     if not scaler.is_enabled():
         return found
     found = [None if gradient is None else gradient / scaler.get_scale() for gradient in found]

@@ -148,7 +148,7 @@ class Run:
             "seed": self.seed,
             "tasks": list(self.scenario.task_names),
             "tasks_done": learner.tasks_done,
-            "bad_clips": learner.bad.reasons,
+            "bad_clips": {clip.path: clip.reason for clip in self.scenario.refused} | learner.bad.reasons,
             "metrics": {str(metric): metric.results() for metric in _lasting(learner)},
         }
 

@@ -70,6 +70,11 @@ class Scenario(Component):
         return None
 
     @property
+    def refused(self) -> list[BadClip]:
+        """Clips that were found unusable before training began, and are in no dataset."""
+        return []
+
+    @property
     def bundled_weights(self) -> Path:
         """Where weights that come with the scenario lie: ``weights/<name>.safetensors`` beside its module."""
         return Path(inspect.getfile(type(self))).parent / "weights" / f"{self.name}.safetensors"

@@ -7,8 +7,8 @@ and g' = dl(w')/dx, both of the mean loss of the drawn clips::
     x <- x + alpha gamma^age [ (g' - g) + s beta g ],    age <- age + 1
 
 How we differ: as in the STELLA authors' experiments spectrogram and frames are both edited, a clip's pixels
-are input and target of the reconstruction at once, and s is +1 (so do both published codes; -1 is the other
-reading of the paper's equation 3). From both: w' is an exact preview of the learner's own optimizer, g and
+are input and target of the reconstruction at once, and s is +1 (as in both published codes; -1 would edit
+towards clips whose loss is low now). From both: w' is an exact preview of the learner's own optimizer, g and
 g' see the same patches (``share_masks: false``: as the authors), and a clip's age counts its edits and
 begins anew when its slot is taken by another. The gradient of a mean over clips and patches is tiny:
 ``audio_edit`` and ``video_edit`` tell whether the edits are more than rounding.

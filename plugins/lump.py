@@ -38,7 +38,7 @@ class LUMP(Rehearsal):
     def mistakes(self) -> Iterator[str]:
         """What replay beside the batch would need."""
         if self.contrastive_scope != "joint":
-            yield f"contrastive_scope: {self.contrastive_scope!r} is not allowed: mixed clips are one batch; leave it out"
+            yield "contrastive_scope: 'split' is not allowed: mixed clips are one batch; leave it out"
         if self.replay is not None:
             yield f"replay: {self.replay} is not allowed: every clip is mixed with one past clip; leave it out"
 

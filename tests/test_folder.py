@@ -192,7 +192,7 @@ def test_bad_files_are_skipped_counted_and_named(grow, caplog):
     with caplog.at_level(logging.WARNING, "avcl"):
         sizes = [len(scenario.clips(task, split)) for task in (0, 1) for split in ("train", "eval")]
     assert sum(sizes) == 25 - 3
-    assert {bad.path.removeprefix(str(root)): bad.reason for bad in scenario.bad} == {
+    assert {bad.path.removeprefix(str(root)): bad.reason for bad in scenario.refused} == {
         "/task2/a/clip0.mp4": "truncated",
         "/task2/a/clip1.mp4": "no audio stream",
         "/task10/c/clip2.mp4": "not a media file",

@@ -78,7 +78,7 @@ def test_real_videos_as_a_folder(real, tmp_path):
     for split in ("train", "eval"):
         clips = scenario.clips(0, split)
         samples |= {source.path.rsplit("/", 1)[-1]: clips[number] for number, source in enumerate(clips.sources)}
-    reasons = {bad.path.rsplit("/", 1)[-1]: bad.reason for bad in scenario.bad}
+    reasons = {bad.path.rsplit("/", 1)[-1]: bad.reason for bad in scenario.refused}
     assert reasons == {
         "park.mp4": "0.6 s of video, shorter than 4.0 s",
         **dict.fromkeys(["bikes.mp4", "carphone_distorted.mp4", "carphone_pristine.mp4"], "no audio stream"),

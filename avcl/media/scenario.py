@@ -46,7 +46,7 @@ class FromFiles(Scenario):
         return Shape(self.frames, self.height, self.width, self.times, self.mels)
 
     @property
-    def bad(self) -> list[BadClip]:
+    def refused(self) -> list[BadClip]:
         """The files that cannot be used, as far as that shows without decoding."""
         return [fault for fault in self._faults.values() if fault]
 
