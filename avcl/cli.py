@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from avcl.errors import UserError
+from avcl.errors import StoppedError, UserError
 
 # A verb imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
 # file should wait for torch and plugins.
@@ -27,6 +27,9 @@ class Verbs(TyperGroup):
                 raise
             typer.echo("avcl: " + str(error).replace("\n", "\n      "), err=True)
             raise typer.Exit(2) from None
+        except StoppedError as stopped:
+            typer.echo(f"avcl: {stopped}", err=True)
+            raise typer.Exit(130) from None
         except KeyboardInterrupt:
             typer.echo("avcl: interrupted", err=True)
             raise typer.Exit(130) from None

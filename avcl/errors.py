@@ -24,6 +24,10 @@ class PluginError(UserError):
     """A plugin that cannot be loaded, or two plugins that contradict each other."""
 
 
+class StoppedError(AvclError):
+    """A run was told to stop, and has saved all it needs to go on."""
+
+
 class HiddenError(AvclError, AttributeError):
     """A strategy read what a task-free, label-free method must not know."""
 

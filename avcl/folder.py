@@ -45,7 +45,7 @@ class Folder:
         """Make the folder; UserError when it holds a run already, or nothing to resume."""
         if resume and not self.checkpoint.exists():
             raise UserError(f"{self}: nothing to resume: it holds no {self.checkpoint.name}; leave out --resume")
-        if not resume and (self / "run.json").exists():
+        if not resume and any((self / name).exists() for name in ("results.json", self.checkpoint.name)):
             raise UserError(f"{self}: holds a run already; go on with --resume, or choose another folder with --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

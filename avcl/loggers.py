@@ -91,15 +91,14 @@ class Bar(BaseLogger):
 
 
 class Board(TensorboardLogger):
-    """Avalanche's TensorBoard logger; a resumed run takes back what was written after its checkpoint."""
+    """Avalanche's TensorBoard logger; what an earlier run wrote after ``resumed_at`` steps is taken back."""
 
     writer: SummaryWriter
 
-    def __init__(self, folder: str | os.PathLike[str], resumed_at: int | None = None):
+    def __init__(self, folder: str | os.PathLike[str], resumed_at: int = -1):
         super().__init__(folder)
-        if resumed_at is not None:
-            self.writer.close()
-            self.writer = SummaryWriter(folder, purge_step=resumed_at + 1)
+        self.writer.close()
+        self.writer = SummaryWriter(folder, purge_step=resumed_at + 1)
 
     def close(self) -> None:
         """Write what is left."""

@@ -50,12 +50,12 @@ class Memory(Component):
     budget_bytes: Count | None = None
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
 
-    def open(self, generator: torch.Generator) -> None:
-        """Start empty, drawing from ``generator`` alone."""
+    def open(self, generator: torch.Generator, capacity: int | None = None) -> None:
+        """Start empty, drawing from ``generator`` alone; with room for another number of clips if one is given."""
         self.generator = generator
         self.seen = 0
         self._rows: dict[str, Tensor] = {}
-        self._slots = self.capacity // world_size()
+        self._slots = (self.capacity if capacity is None else capacity) // world_size()
 
     def add(self, clip: Clip, **extra: Tensor) -> None:
         """Offer B clips, each with its row of every ``extra (B, ...)``; all are copied, none is kept alive.

@@ -16,9 +16,11 @@ from avcl import checkpoint, config, dist
 from avcl.backbones import Backbone
 from avcl.backbones.weights import Weights, save_weights
 from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
+from avcl.errors import StoppedError
 from avcl.folder import Folder
 from avcl.learner import Learner
 from avcl.registry import registry
+from avcl.stopping import Stopping
 from avcl.strategies import Strategy
 from avcl.streams import Scenario
 
@@ -54,7 +56,7 @@ class Run:
         self.folder, self.seed, self.device = Folder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
-        self.resumed_at: int | None = None
+        self.resumed_at = -1
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Run:
@@ -93,17 +95,17 @@ class Run:
         """Train over the stream, evaluate on all tasks after each, write everything down, return the results.
 
         ``resume`` goes on from the folder's checkpoint. A folder that holds a run is never overwritten:
-        UserError.
+        UserError. A signal to stop is heard between two batches, and ends in StoppedError.
         """
         self.folder.claim(resume)
         state = checkpoint.load(self.folder.checkpoint) if resume else None
         if state is not None:
             self.resumed_at = state["clock"]["train_iterations"]
-        with self._logging() as evaluator:
+        with self._logging() as evaluator, Stopping() as stopping:
             learner = self.learner(evaluator=evaluator)
             if state is not None:
                 self._restore(learner, state)
-            learner.between_batches = self._save_now_and_then()
+            learner.between_batches = self._save_now_and_then(stopping)
             self.folder.write("run.json", self._manifest(learner))
             for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
@@ -168,14 +170,16 @@ class Run:
         state = checkpoint.capture(learner) | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
         checkpoint.save(self.folder.checkpoint, state)
 
-    def _save_now_and_then(self) -> Callable[[Learner], None]:
+    def _save_now_and_then(self, stopping: Stopping) -> Callable[[Learner], None]:
         saved = time.monotonic()
 
         def save(learner: Learner) -> None:
             nonlocal saved
-            if time.monotonic() - saved > SAVE_EVERY:
+            if stopping.asked or time.monotonic() - saved > SAVE_EVERY:
                 self._save(learner)
                 saved = time.monotonic()
+            if stopping.asked:
+                raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; go on with --resume")
 
         return save
 

@@ -6,25 +6,23 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from avcl import checkpoint
-from avcl.backbones.cavmae import CavMae
-from avcl.clip import Shape
 from avcl.compat import BaseSGDPlugin
-from avcl.errors import BadClip, SettingsError
+from avcl.errors import SettingsError
 from avcl.learner import Learner
 from avcl.memory import Memory
+from avcl.noise import Noise, small_backbone
 from avcl.settings import build, fields
 from avcl.strategies import Strategy
-from avcl.streams import Scenario, Split, augmentation
+from avcl.streams import Scenario
+
+__all__ = ["PROMISES", "Noise", "check_strategy", "small_backbone"]
 
 Make = Callable[[], Strategy]
 
@@ -37,8 +35,9 @@ def check_strategy(make: type[Strategy] | Make) -> None:
     of a few thousand weights.
     """
     maker = _with_small_memory(make) if isinstance(make, type) else make
+    name = maker().name
     for promise in PROMISES:
-        with _kept(maker, promise):
+        with _kept(name, promise):
             promise(maker)
 
 
@@ -147,8 +146,9 @@ def works_with_any_batch(make: Make) -> None:
 
 
 def works_in_half_precision(make: Make) -> None:
-    """trains in bfloat16"""
-    _finite(_train(_learner(make, epochs=1, precision="bf16")), "learner.precision = bf16")
+    """trains in bfloat16 and float16"""
+    for precision in ("bf16", "fp16"):
+        _finite(_train(_learner(make, epochs=1, precision=precision)), f"learner.precision = {precision}")
 
 
 def leaves_the_loop_alone(make: Make) -> None:
@@ -210,97 +210,19 @@ class _Guard(BaseSGDPlugin):
         assert torch.equal(masks, self.masks), f'{verb} drew from generators["mask"]; there is "auxiliary"'
 
 
-# ---- what they are checked on ------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Noise(Scenario):
-    """Random clips whose sound is their picture's mean, so that something can be learned.
-
-    ``bad``: numbers of the clips of every training set that cannot be read · ``shift``: added to all labels
-    and task numbers.
-    """
-
-    name = "noise"
-    tasks: int = 2
-    clips_per_task: int = 16
-    bad: tuple[int, ...] = ()
-    shift: int = 0
-
-    @property
-    def shape(self) -> Shape:
-        """Two frames of four patches each, eight patches of sound."""
-        return Shape(frames=2, height=32, width=32, times=64, mels=32)
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """``task_0``, ``task_1``, ..."""
-        return tuple(f"task_{number}" for number in range(self.tasks))
-
-    def clips(self, task: int, split: Split) -> Dataset:
-        """The clips of one task, augmented by a shift of the pictures."""
-        return NoiseClips(self, task, split, self.bad if split == "train" else ())
-
-
-@dataclass
-class NoiseClips(Dataset):
-    """The clips of one task of ``Noise``."""
-
-    scenario: Noise
-    task: int
-    split: Split
-    bad: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return self.scenario.clips_per_task
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        if i in self.bad:
-            raise BadClip(f"{self.split}-{self.task}-{i}", "made bad by the test")
-        index = (self.task * 2 + (self.split == "eval")) * len(self) + i
-        draw, shape = np.random.default_rng(index), self.scenario.shape
-        frames = draw.standard_normal((shape.frames, 3, shape.height, shape.width), dtype=np.float32)
-        level = draw.standard_normal()
-        mel = 0.1 * draw.standard_normal((1, shape.times, shape.mels), dtype=np.float32) + level
-        frames += level
-        shift = augmentation(index)
-        if shift is not None:
-            frames = frames + np.float32(0.1 * shift.standard_normal())
-        number = self.task + self.scenario.shift
-        return {
-            "frames": torch.from_numpy(frames.astype(np.float32)),
-            "mel": torch.from_numpy(mel.astype(np.float32)),
-            "index": index,
-            "label": number,
-            "task": number,
-        }
-
-
-def small_backbone(dtype: torch.dtype = torch.float32, seed: int = 0, **settings: Any) -> CavMae:
-    """A CAV-MAE of a few thousand weights for clips of the scenario ``Noise``."""
-    sizes = {"dim": 24, "heads": 2, "depth": 1, "fusion_depth": 1}
-    decoder = {"decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CavMae(size="tiny", **Noise().shape._asdict(), **(sizes | decoder | settings)).to(dtype)
-
-
-# ---- how ---------------------------------------------------------------------------------------------------
-
-
 def _with_small_memory(cls: type[Strategy]) -> Make:
     setting = fields(cls).get("memory")
-    return cls if setting is None or setting.component is not Memory else lambda: cls(memory=Memory(capacity=8))  # type: ignore[call-arg]
+    remembers = setting is not None and setting.component is Memory
+    return lambda: cls(**{"memory": Memory(capacity=8)} if remembers else {})
 
 
 @contextlib.contextmanager
-def _kept(make: Make, promise: Callable[[Make], None]) -> Iterator[None]:
+def _kept(name: str, promise: Callable[[Make], None]) -> Iterator[None]:
     """Whatever goes wrong within this block breaks the promise."""
     try:
         yield
     except Exception as error:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        name = getattr(make, "name", "") or make().name
         raise AssertionError(f"{name} breaks a promise, that a strategy {promise.__doc__}: {kind}{error}") from error
 
 

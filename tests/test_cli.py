@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import avcl.pretraining
 import avcl.run
 from avcl.cli import app
-from avcl.errors import SettingsError, UserError
+from avcl.errors import SettingsError, StoppedError, UserError
 
 HEAVY = {"torch", "avalanche", "numpy", "yaml", "av", "timm"}
 
@@ -149,6 +149,7 @@ def test_pretrain_writes_safetensors_only(run: Recorded, config: str) -> None:
             "avcl: seed: -1 is wrong\n      out: 3 is wrong\n",
         ),
         (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
+        (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
     ],
 )
 def test_a_users_mistake_is_told_without_a_traceback(

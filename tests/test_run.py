@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from avcl import run as run_module
 from avcl.backbones.weights import load_state, load_weights
-from avcl.errors import UserError
+from avcl.errors import StoppedError, UserError
+from avcl.learner import Learner
 from avcl.memory import Memory
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.finetune import Finetune
@@ -131,6 +134,40 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch,
     events = EventAccumulator(str(tmp_path / "killed"))
     events.Reload()
     assert [event.step for event in events.Scalars("eval/a2v/R@10/average")] == [8, 16]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_waits_for_the_batch_and_loses_nothing(finished, tmp_path, monkeypatch, name):
+    stopped = make_run(tmp_path / "stopped")
+    iteration = Learner._iteration
+
+    def signalled(self, **kwargs):
+        if self.clock.train_iterations == 4:
+            os.kill(os.getpid(), getattr(signal, name))
+        iteration(self, **kwargs)
+
+    monkeypatch.setattr(Learner, "_iteration", signalled)
+    with pytest.raises(StoppedError, match=f"stopped by {name} after step 5; go on with --resume"):
+        stopped.train()
+    monkeypatch.setattr(Learner, "_iteration", iteration)
+    make_run(tmp_path / "stopped").train(resume=True)
+    assert (tmp_path / "stopped" / "results.json").read_bytes() == (finished[2] / "results.json").read_bytes()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(finished, tmp_path, monkeypatch):
+    """There is nothing to lose and nothing to resume; what it showed in TensorBoard is taken back."""
+
+    def die(self, stream, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Learner, "eval", die)
+        make_run(tmp_path / "killed").train()
+    make_run(tmp_path / "killed").train()
+    assert (tmp_path / "killed" / "results.json").read_bytes() == (finished[2] / "results.json").read_bytes()
+    events = EventAccumulator(str(tmp_path / "killed"))
+    events.Reload()
+    assert len(events.Scalars("train/loss/total")) == 4
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

@@ -55,6 +55,13 @@ class Backbone(nn.Module, Component):
         """Joint fusion tokens ``(audio (B, A, D), video (B, V, D))``, before the last norm."""
         return self.fuse(*self.encode(clip))
 
+    def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Each patch alone, ``(audio (B, A, E), video (B, V, E))``: embedded, but not yet told where it is.
+
+        The patches' own numbers for a backbone that has no such embedding.
+        """
+        return clip.audio, clip.video
+
     def no_decay(self) -> Iterable[str]:
         """Names of parameters that weight decay must leave alone, besides all of one dimension."""
         return ()

@@ -206,6 +206,10 @@ class CavMae(Backbone, Pretrained):
         audio, video = self.encode(clip)
         return self.alone(audio, "audio").mean(1), self.alone(video, "video").mean(1)
 
+    def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Each patch alone, ``(audio (B, A, D), video (B, V, D))``, before tables and blocks."""
+        return self.audio.embed(clip.audio), self.video.embed(clip.video)
+
     def encode(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Tokens of each modality's own blocks ``(audio (B, A, D), video (B, V, D))``, ready to be fused."""
         return self._encode(clip.audio, clip.audio_at, "audio"), self._encode(clip.video, clip.video_at, "video")

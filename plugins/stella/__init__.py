@@ -33,18 +33,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from avcl.backbones.weights import load_state
 from avcl.clip import Clip
-from avcl.errors import SettingsError, UserError
 from avcl.hookspecs import hookimpl
 from avcl.learner import Learner
+from avcl.plugins.samplers import Selective
 from avcl.plugins.stella.matching import Matching, partners, renamed
 from avcl.plugins.stella.philox import Use
 from avcl.plugins.stella.selection import (
@@ -59,30 +58,30 @@ from avcl.plugins.stella.selection import (
     select_audio,
 )
 from avcl.settings import Count, NonNegative, Positive
-from avcl.strategies import Rehearsal, Strategy
-
-Share = Annotated[float, Field(gt=0, le=1)]
+from avcl.strategies import Strategy
 
 
 @dataclass(kw_only=True)
-class Stella(Rehearsal):
+class Stella(Selective):
     """Localized patch importance and replay-guided correlation choose what to train on, now and in replay.
 
     ``alpha``: weight of the penalty on drift · ``temperature``: β of the importance; 0.4 for VS, 0.1 for AS ·
     ``correlation_temperature``: the same of the correlation · ``keep_video``, ``keep_audio``: ρ, the share of
-    patches that are kept; it must exceed the share that the backbone sees · ``audio_selection``: patches of
-    audio in chunks of neighbours in ``time`` or ``frequency``, or one by one · ``chunk``: how many
+    patches that are kept; it must exceed the share that the backbone sees · ``select_by``: ``importance``
+    alone prunes nothing, ``correlation`` alone draws uniformly from what was not pruned · ``audio_selection``:
+    patches of audio in chunks of neighbours in ``time`` or ``frequency``, or one by one · ``chunk``: how many
     neighbours · ``cut``: where the last chunk is cut · ``matching_weight``, ``heads``, ``official_pooling``:
     of the matching module; heads must divide the backbone's width.
+
+    Its log: accuracy of the matching module; of each modality the share of patches that were pruned and the
+    entropy of the kept patches' importance, of which 1 is the most: then selection is blind.
     """
 
     name = "stella"
 
-    alpha: NonNegative = 0.5
     temperature: Positive = 0.4
     correlation_temperature: Positive = 1.0
-    keep_video: Share = 0.5
-    keep_audio: Share = 0.5
+    select_by: Literal["both", "importance", "correlation"] = "both"
     audio_selection: Along = "time"
     chunk: Count = 4
     cut: Cut = "neighbours"
@@ -93,18 +92,12 @@ class Stella(Rehearsal):
     def begin(self, learner: Learner) -> None:
         """Make the matching module, from the learner's initial weights where there are any."""
         super().begin(learner)
-        grid = learner.backbone.grid
-        self.freqs = grid.freqs
-        self.audio_kept, self.video_kept = int(grid.audio * self.keep_audio), int(grid.video * self.keep_video)
-        wrong = list(self._misfits(learner))
-        if wrong:
-            raise SettingsError(f"{self.name}.{line}" for line in wrong)
+        self.freqs = learner.backbone.grid.freqs
         self.matching = Matching(learner.backbone.dim, self.heads, self.official_pooling)
         own = "matching."
         given = {key.removeprefix(own): value for key, value in learner.initial.items() if key.startswith(own)}
         if given:
             load_state(self.matching, renamed(given), f"{self.name}: initial weights")
-        self._seen: dict[str, Tensor] = {}
 
     def prepare(self, learner: Learner) -> None:
         """Score the current clips, draw past ones, keep the chosen patches of both."""
@@ -114,22 +107,12 @@ class Stella(Rehearsal):
         learner.batch = self.compose(learner)
 
     def penalty(self, learner: Learner) -> dict[str, Tensor]:
-        """The matching module's loss; alpha times the drift of the replayed clips while there are any."""
-        terms = super().penalty(learner) | {"matching": self.matching_weight * self._matching_loss}
-        if self._past is not None:
-            stored = self._past.extra
-            terms["drift"] = self.alpha * self.drift(learner, stored["audio_embedding"], stored["video_embedding"])
-        return terms
+        """The matching module's loss, beside the drift of the replayed clips."""
+        return super().penalty(learner) | {"matching": self.matching_weight * self._matching_loss}
 
     def remember(self, learner: Learner) -> dict[str, Tensor]:
         """The current clips' embeddings and scores, from before the step."""
-        output, fresh = learner.output, learner.fresh
-        return {"audio_embedding": output.audio[:fresh], "video_embedding": output.video[:fresh], **self._scores}
-
-    def log(self) -> dict[str, float]:
-        """Accuracy of the matching module; of each modality the share of patches that were pruned and the
-        entropy of the kept patches' importance, of which 1 is the most: then selection is blind."""
-        return {key: float(value) for key, value in self._seen.items()} | super().log()
+        return super().remember(learner) | self._scores
 
     def score(self, learner: Learner) -> dict[str, Tensor]:
         """Importance and correlation (B, L) and pooled queries (B, H, d) of the current clips, by modality.
@@ -148,7 +131,7 @@ class Stella(Rehearsal):
         top_video = leading(video_importance, self.video_kept)
         audio_query = pooled_query(audio.query, audio_importance, top_audio)
         video_query = pooled_query(video.query, video_importance, top_video)
-        if self._past is None:
+        if self._past is None or self.select_by == "importance":
             audio_correlation = torch.zeros_like(audio_importance)
             video_correlation = torch.zeros_like(video_importance)
         else:
@@ -157,6 +140,9 @@ class Stella(Rehearsal):
             past_audio, past_video = past["audio_query"][pair], past["video_query"][pair]
             audio_correlation = correlation(audio.key, past_video, video_query, top_audio, scale, heat)
             video_correlation = correlation(video.key, past_audio, audio_query, top_video, scale, heat)
+        if self.select_by == "correlation":
+            audio_importance = torch.full_like(audio_importance, 1 / audio_importance.shape[1])
+            video_importance = torch.full_like(video_importance, 1 / video_importance.shape[1])
         return {
             "audio_importance": audio_importance,
             "video_importance": video_importance,
@@ -176,7 +162,7 @@ class Stella(Rehearsal):
     def select(self, clip: Clip, scores: Mapping[str, Tensor]) -> Clip:
         """The patches of ``clip`` to train on: without a past the most important ones, else those drawn."""
         audio_importance, video_importance = scores["audio_importance"], scores["video_importance"]
-        if self._past is None:
+        if self._past is None and self.select_by != "correlation":
             audio = leading(audio_importance, self.audio_kept)
             video = leading(video_importance, self.video_kept)
         else:
@@ -216,27 +202,15 @@ class Stella(Rehearsal):
         self._seen["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype))
 
-    def _misfits(self, learner: Learner) -> Iterator[str]:
+    def misfits(self, learner: Learner) -> Iterator[str]:
         """Settings that do not fit the backbone, one line each."""
-        backbone = learner.backbone
-        grid, patch = backbone.grid, backbone.patch
-        if backbone.dim % self.heads:
-            yield f"heads: {self.heads} does not divide the backbone's width {backbone.dim}; choose a divisor"
+        dim, grid = learner.backbone.dim, learner.backbone.grid
+        if dim % self.heads:
+            yield f"heads: {self.heads} does not divide the backbone's width {dim}; choose a divisor"
         axis = {"time": grid.times, "frequency": grid.freqs}.get(self.audio_selection)
         if axis is not None and axis % self.chunk:
             yield f"chunk: {self.chunk} does not divide the {axis} patches of {self.audio_selection}; choose a divisor"
-        clip = Clip.cut(
-            torch.zeros(1, grid.frames, 3, grid.rows * patch, grid.cols * patch),
-            torch.zeros(1, 1, grid.times * patch, grid.freqs * patch),
-            patch,
-        )
-        everything = {"video": grid.video, "audio": grid.audio}
-        for side, kept in (("video", self.video_kept), ("audio", self.audio_kept)):
-            left = {key: torch.arange(count)[None] for key, count in {**everything, side: kept}.items()}
-            try:
-                backbone.draw_masks(clip.take(left["video"], left["audio"]), torch.Generator())
-            except UserError as error:
-                yield f"keep_{side}: {getattr(self, f'keep_{side}')} keeps too few: {error}"
+        yield from super().misfits(learner)
 
 
 def _entropy(weights: Tensor) -> Tensor:
