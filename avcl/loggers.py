@@ -96,8 +96,7 @@ class Board(TensorboardLogger):
     writer: SummaryWriter
 
     def __init__(self, folder: str | os.PathLike[str], resumed_at: int = -1):
-        super().__init__(folder)
-        self.writer.close()
+        BaseLogger.__init__(self)  # Avalanche's own would open a second file, without a step to purge from
         self.writer = SummaryWriter(folder, purge_step=resumed_at + 1)
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ class GMED(Rehearsal):
 
     def remember(self, learner: Learner) -> dict[str, Tensor]:
         """The current clips are as yet unedited."""
-        return {"age": torch.zeros(learner.fresh, dtype=torch.long)}
+        return super().remember(learner) | {"age": torch.zeros(learner.fresh, dtype=torch.long)}
 
     def log(self) -> dict[str, float]:
         """The norm of the last edits relative to that of the clips."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import Noise
 from torch.func import functional_call
-from toys import clips, enter, numbers, points, quadratic_learner, step, train, weights
+from toys import clips, copy_of, enter, numbers, points, quadratic_learner, step, train, weights
 
 from avcl.learner import generator
 from avcl.memory import Memory
@@ -37,7 +37,7 @@ def adam_by_hand(learner, clip, masks):
 
 def test_I1_the_largest_of_scores_computed_by_hand(make_learner):
     learner, strategy = filled(make_learner)
-    memory, masks = (torch.Generator().set_state(learner.generators[key].get_state()) for key in ("memory", "auxiliary"))
+    memory, masks = (copy_of(learner.generators[key]) for key in ("memory", "auxiliary"))
     found = strategy.draw(learner)
 
     slots = torch.randperm(12, generator=memory)[:12]
@@ -63,14 +63,14 @@ def test_I2_nothing_interferes_at_rate_zero_under_shared_masks(make_learner):
 
 def test_I3_one_candidate_for_each_place_is_no_choice(make_learner):
     learner, strategy = filled(make_learner, MIR(memory=Memory(capacity=16), candidates=1))
-    drawn = torch.randperm(12, generator=torch.Generator().set_state(learner.generators["memory"].get_state()))[:4]
+    drawn = torch.randperm(12, generator=copy_of(learner.generators["memory"]))[:4]
     assert strategy.draw(learner).slots.tolist() == drawn.tolist()
 
 
 def test_I3_then_it_is_er_bit_for_bit(make_learner, small_memory):
     """The order of the draw is kept, masks for scores come from a generator of their own."""
-    learners = [make_learner(one, torch.float64) for one in (MIR(memory=small_memory(), candidates=1), ER(memory=small_memory()))]
-    assert torch.equal(*(train(learner) for learner in learners))
+    strategies = MIR(memory=small_memory(), candidates=1), ER(memory=small_memory())
+    assert torch.equal(*(train(make_learner(strategy, torch.float64)) for strategy in strategies))
 
 
 def test_I4_looking_changes_nothing(make_learner):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -34,6 +35,11 @@ def make_run(folder, strategy=None, seed=0, scenario=None, **learner):
         seed=seed,
         settings={"seed": seed},
     )
+
+
+def a_second_later():
+    """TensorBoard reads files in the order of their names, which hold the second of their making."""
+    time.sleep(1.1)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     monkeypatch.setattr(Run, "_save", save)
+    a_second_later()
     make_run(tmp_path / "killed").train(resume=True)
     assert (tmp_path / "killed" / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "killed", whole))
@@ -163,11 +170,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(finished, tmp_path
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Learner, "eval", die)
         make_run(tmp_path / "killed").train()
+    a_second_later()
     make_run(tmp_path / "killed").train()
     assert (tmp_path / "killed" / "results.json").read_bytes() == (finished[2] / "results.json").read_bytes()
     events = EventAccumulator(str(tmp_path / "killed"))
     events.Reload()
-    assert len(events.Scalars("train/loss/total")) == 4
+    assert [event.step for event in events.Scalars("train/loss/total")] == [4, 8, 10, 12, 16]
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

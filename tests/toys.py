@@ -32,6 +32,11 @@ def clips(numbers, task=0, dtype=torch.float64):
     return Clip.cut(items["frames"].to(dtype), items["mel"].to(dtype), 16, index=items["index"])
 
 
+def copy_of(generator):
+    """A generator that will draw what ``generator`` is about to."""
+    return torch.Generator().set_state(generator.get_state())
+
+
 def enter(learner, clip):
     """The learner as it is when a strategy prepares ``clip``."""
     learner.is_training, learner.batch, learner.current, learner.fresh = True, clip, clip, len(clip)
