@@ -41,6 +41,11 @@ class Folder:
         """Where this process keeps its state."""
         return self / (f"checkpoint-{dist.rank()}.pt" if dist.rank() else "checkpoint.pt")
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run in it came to its end: the card is what it writes last."""
+        return (self / "README.md").exists()
+
     def claim(self, resume: bool) -> None:
         """Make the folder; UserError when it holds a run already, or nothing to resume."""
         if resume and not self.checkpoint.exists():

@@ -123,7 +123,7 @@ class Memory(Component):
         taken: dict[int, int] = {}
         for row in range(count):
             slot = self.seen
-            if slot >= self._slots:
+            if slot >= self._slots > 0:  # without room there is nothing to draw
                 slot = int(torch.randint(self.seen + 1, (1,), generator=self.generator))
             if slot < self._slots:
                 taken[slot] = row

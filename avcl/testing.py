@@ -134,21 +134,21 @@ def works_with_little_memory(make: Make) -> None:
                 part.memory = Memory(capacity=capacity)  # type: ignore[attr-defined]
             return part
 
-        _finite(_train(_learner(forgetful, epochs=1)), f"memory.capacity = {capacity}")
+        _finite(_train(_learner(forgetful)), f"memory.capacity = {capacity}")
 
 
 def works_with_any_batch(make: Make) -> None:
     """works with batches of 1 and 2 clips, and with one that an unusable clip made smaller"""
     for size in (1, 2, 4):
         scenario = Noise(clips_per_task=4, bad=(2,))
-        learner = _learner(make, batch_size=size, epochs=1, max_bad_share=0.5)
+        learner = _learner(make, batch_size=size, max_bad_share=0.5)
         _finite(_train(learner, scenario), f"a batch size of {size}")
 
 
 def works_in_half_precision(make: Make) -> None:
     """trains in bfloat16 and float16"""
     for precision in ("bf16", "fp16"):
-        _finite(_train(_learner(make, epochs=1, precision=precision)), f"learner.precision = {precision}")
+        _finite(_train(_learner(make, precision=precision)), f"learner.precision = {precision}")
 
 
 def leaves_the_loop_alone(make: Make) -> None:
@@ -160,8 +160,8 @@ PROMISES: tuple[Callable[[Make], None], ...] = (
     checks_its_settings,
     trains,
     makes_its_state_in_begin,
-    is_blind,
     repeats,
+    is_blind,
     leaves_the_loop_alone,
     works_with_any_batch,
     works_with_little_memory,
@@ -227,7 +227,7 @@ def _kept(name: str, promise: Callable[[Make], None]) -> Iterator[None]:
 
 
 def _learner(make: Make, **settings: Any) -> Learner:
-    defaults: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
+    defaults: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lr": 1e-3}
     return Learner(backbone=small_backbone(), strategy=make(), **(defaults | settings))
 
 

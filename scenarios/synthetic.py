@@ -43,26 +43,44 @@ class Truth:
 
 @dataclass(kw_only=True)
 class Synthetic(Scenario):
-    """Audio-video clips rendered on the fly, about 2 ms each: no download, and the truth is known."""
+    """Audio-video clips rendered on the fly, 1 to 2 ms each: no download, and the truth is known.
+
+    One striped disc sounds, others are silent; all move over a moving background. The angle of the stripes is
+    the class (the *carrier*, which all tasks share), the grey between them the family of classes, which is
+    the task. The sound is made straight in the log-mel domain: harmonics with the timbre of the class, whose
+    pitch follows the disc's hue, brightness and length its size, onset its place and beat its motion. So a
+    pair can be found, and the class alone does not tell it. Each task has a law of its own from hue to pitch and
+    from carrier to timbre: learning one overwrites the others. A pre-training stage has the
+    carriers and families between those of the tasks, and one law, in the middle of theirs.
+
+    ``classes`` per task, ``train_clips`` and ``eval_clips`` per class, ``pretraining`` clips in all (0: no
+    such stage) · ``object``, ``sound``: mean side and mean length of the source in shares of frame and clip;
+    less is sparser · ``distractors``: silent objects in a clip, of other classes and tasks · ``disguise``: 0
+    greys their hue, 1 leaves it as vivid as that of the one that sounds · ``noise``: its deviation in the
+    log-mel, where a sound reaches about 1; a quarter of it on pixels, which are 0 to 1 · ``overwriting``: how
+    far apart the laws are; 0 is one law for all, 1 spreads them over the whole circle of hues · ``fresh``:
+    training draws new instances in every epoch (the only augmentation), so that there is nothing to memorise;
+    otherwise the same ones. Evaluation clips never change.
+    """
 
     name: ClassVar[str] = "synthetic"
 
     tasks: Count = 4
     classes: Count = 4
     train_clips: Count = 256
-    eval_clips: Count = 16
-    pretraining: Natural = 4096
+    eval_clips: Count = 32
+    pretraining: Natural = 8192
     frames: Count = 2
     height: Side = 64
     width: Side = 64
     times: Side = 256
     mels: Side = 64
-    object: Share = 0.4
-    sound: Share = 0.4
-    distractors: Natural = 1
-    disguise: Fraction = 0.2
-    noise: NonNegative = 0.2
-    overwriting: Fraction = 1.0
+    object: Share = 0.3
+    sound: Share = 0.3
+    distractors: Natural = 2
+    disguise: Fraction = 0.4
+    noise: NonNegative = 0.3
+    overwriting: Fraction = 0.3
     fresh: bool = True
     seed: Natural = 0
 
@@ -102,7 +120,7 @@ class Synthetic(Scenario):
 
     @cached_property
     def kinds(self) -> tuple[render.Kind, ...]:
-        """Every class by its label: those of the tasks, then those to pre-train on."""
+        """Every class by its label: those of the tasks, then as many to pre-train on."""
         return tuple(
             self._kind(task, carrier, between)
             for between in (0, 1)
@@ -172,16 +190,15 @@ class Rendered(Dataset):
     def draw(self, i: int) -> tuple[render.Array, render.Array, Truth]:
         """Frames (T, 3, H, W) and log-mel (times, mels) of item i before normalisation, and the truth."""
         my, shape, generator = self.scenario, self.scenario.shape, self._generator(i)
-        label = self._label(i)
+        label, stage = self._label(i), len(my.kinds) // 2
         kind, sizes = my.kinds[label], render.Sizes(my.object, my.sound)
         sight = render.look(generator)
         sound = render.sound_of(sight, kind, sizes)
         frames = render.background(generator, shape)
-        half = range(len(my.kinds) // 2) if label < len(my.kinds) // 2 else range(len(my.kinds) // 2, len(my.kinds))
-        others = [other for other in half if other != label] or [label]
+        # what is silent here sounds elsewhere in the same stage, of which there is one class at least
+        others = [k for j, k in enumerate(my.kinds) if j // stage == label // stage and j != label] or [kind]
         for _ in range(my.distractors):
-            other = my.kinds[others[generator.integers(len(others))]]
-            silent = render.look(generator)
+            silent, other = render.look(generator), others[generator.integers(len(others))]
             render.paint(frames, render.outline(silent, sizes, shape), other, silent.hue, my.disguise)
         mask = render.outline(sight, sizes, shape)
         render.paint(frames, mask, kind, sight.hue, 1.0)
@@ -197,9 +214,9 @@ def _normal(values: render.Array, mean: float, deviation: float) -> render.Array
 
 
 def _apart(task: int, tasks: int) -> float:
-    """The task's place in -1/2..1/2: evenly spread over all tasks, those that follow each other far apart."""
-    half = (tasks + 1) // 2
-    return ((task // 2 + half * (task % 2)) + 0.5) / tasks - 0.5
+    """The task's place in -1/2..1/2: all evenly spread, the first near 0, neighbours in time far apart."""
+    place = task // 2 + (tasks // 2 if task % 2 == 0 else 0)
+    return (place + 0.5) / tasks - 0.5
 
 
 @hookimpl

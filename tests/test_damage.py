@@ -67,6 +67,15 @@ def test_a_file_that_never_said_its_length_is_just_shorter(tmp_path, name, muxin
     assert probe(str(path)).video == pytest.approx(4, abs=1)
 
 
+def test_a_few_missing_bytes_do_no_harm(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", muxing={"movflags": "faststart"})
+    for missing in (1, 10, 50, 100):
+        os.truncate(path, path.stat().st_size - missing)
+        assert probe(str(path)).audio == pytest.approx(5.0, abs=0.1)
+        assert len(sound(str(path))) == pytest.approx(80000, abs=2000)
+        assert told(path, [0.0, 4.9]) == [0, 4.88]
+
+
 def test_what_comes_after_the_cut_does_not_matter(tmp_path):
     path = truncate(write_clip(tmp_path / "a.mkv", seconds=8), 0.7)
     assert refusal(probe, str(path)).startswith("truncated: ends at 5.")

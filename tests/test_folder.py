@@ -230,6 +230,12 @@ def test_too_many_bad_files_end_the_run(grow):
     )
 
 
+def test_just_so_many_bad_files_are_allowed(grow):
+    root = grow(TREE)
+    spoil(root)
+    assert len(Folder(root=str(root), max_bad_share=0.2, **SMALL).refused) == 3  # 2 of 10, 1 of 15
+
+
 def test_a_split_without_a_usable_file_ends_the_run(grow):
     root = grow({"birds": {"owl": names(2)}})
     scenario = Folder(root=str(root), max_bad_share=1, **SMALL)
@@ -294,6 +300,14 @@ def test_training_moves_the_window_the_crop_and_the_sound(grow):
         assert torch.equal(one[key], same[key])
         assert not torch.equal(one[key], other[key])
         assert not torch.equal(one[key], still[key])
+
+
+def test_chance_follows_the_clip_not_its_place_in_a_list(grow):
+    clips = Folder(root=str(grow(TREE)), **SMALL).clips(1, "train")
+    turned = Files(clips.sources[::-1], clips.shape, clips.window, clips.seconds)
+    with augmenting(seed=0, epoch=0):
+        assert torch.equal(clips[0]["mel"], turned[len(clips) - 1]["mel"])
+        assert not torch.equal(clips[0]["mel"], turned[0]["mel"])
 
 
 def read(clips, workers):

@@ -66,7 +66,7 @@ def test_R2_every_patch_is_kept_as_often_as_any_other(make_learner):
     drawn = strategy.drawn(learner, torch.zeros(rounds, patches), keep)
     often = torch.bincount(drawn.flatten(), minlength=patches) / rounds
     assert ((often - 0.5).abs() / (0.25 / rounds) ** 0.5).max() < 4
-    together = sum(bool(({0, 1} <= set(row))) for row in drawn.tolist()) / rounds
+    together = sum(bool({0, 1} <= set(row)) for row in drawn.tolist()) / rounds
     assert together == pytest.approx(keep * (keep - 1) / (patches * (patches - 1)), abs=4 * (0.19 / rounds) ** 0.5)
 
 

@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from avcl.plugins.stella import selection
-from avcl.plugins.stella.philox import Use, philox, words
+from avcl.plugins.stella.philox import Use, exponential, philox, words
+from avcl.plugins.stella.reference import race
 from avcl.plugins.stella.selection import (
     correlation,
     importance,
     leading,
     pooled_query,
     prune,
-    race,
     sample,
     select_audio,
     select_chunks,
@@ -56,6 +55,18 @@ def test_a_word_depends_on_seed_use_clip_and_column_alone():
     assert (words(3, Use.AUDIO, index, 100) != drawn).float().mean() > 0.99
     assert words(-1, Use.VIDEO, index, 100).min() >= 0
     assert drawn.min() >= 0 and drawn.max() < 2**32
+
+
+def test_exponential_numbers_are_the_negative_logarithm_to_the_last_digits():
+    torch.manual_seed(0)
+    drawn = torch.cat([torch.randint(2**32, (100_000,)), torch.arange(1000), 2**32 - 1 - torch.arange(1000)])
+    expected = [-math.log((2 * word + 1) * 2.0**-33) for word in drawn[-3000:].tolist()]
+    expected[-1000:] = [-math.log1p(-(2 * k + 1) * 2.0**-33) for k in range(1000)]
+    torch.testing.assert_close(
+        exponential(drawn[-3000:]), torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=0
+    )
+    found = exponential(drawn)
+    assert found.min() > 0 and found.max() < 23
 
 
 # ---- scores --------------------------------------------------------------------------------------------------
@@ -226,16 +237,14 @@ def test_chunks_equal_a_literal_walk(cut, patches, chunk, keep, rate):
         assert set(chosen[row, : len(expected)].tolist()) == expected
 
 
-@pytest.fixture
-def in_order(monkeypatch):
-    """Chunks are drawn in the order that the test names; coins fall on heads for even chunks."""
-
-    def use(order: list[int]) -> None:
-        monkeypatch.setattr(selection, "race", lambda weight, **_: torch.tensor([order]))
-        coins = torch.tensor([[0 if c % 2 == 0 else 2**32 - 1 for c in range(len(order))]])
-        monkeypatch.setattr(selection, "words", lambda *_: coins)
-
-    return use
+def clip_drawn(order: list[int]) -> dict:
+    """Of equal weights, a clip whose chunks are drawn in this order and whose coins show heads for even chunks."""
+    index = torch.arange(200_000)
+    coins = words(0, Use.CUT, index, len(order)) < 2**31
+    drawn = race(torch.ones(len(index), len(order)), seed=0, use=Use.AUDIO, index=index)
+    even = torch.arange(len(order)) % 2 == 0
+    fits = (drawn == torch.tensor(order)).all(1) & (coins == even).all(1)
+    return {"seed": 0, "index": index[fits][:1]}
 
 
 @pytest.mark.parametrize(
@@ -246,40 +255,33 @@ def in_order(monkeypatch):
         ([2, 1, 0, 3], "tail", [4, 5, 8, 9, 10, 11]),
         ([2, 1, 0, 3], "neighbours", [6, 7, 8, 9, 10, 11]),  # the right one: the head goes
         ([1, 3, 0, 2], "tail", [4, 5, 6, 7, 12, 13]),
-        ([0, 2, 1, 3], "neighbours", [0, 1, 2, 3, 8, 9]),  # chunk 2 has none, its coin says head
+        ([0, 2, 1, 3], "neighbours", [0, 1, 2, 3, 10, 11]),  # chunk 2 has none, its coin says head
         ([1, 3, 0, 2], "neighbours", [4, 5, 6, 7, 12, 13]),  # chunk 3 has none, its coin says tail
     ],
 )
-def test_chunks_by_hand(in_order, order, cut, expected):
+def test_chunks_by_hand(order, cut, expected):
     """Four chunks of four, six to keep: the second chunk is cut in half."""
-    in_order(order)
-    if order == [0, 2, 1, 3]:
-        expected = [0, 1, 2, 3, 10, 11]
-    chosen = select_chunks(
-        torch.ones(1, 16), torch.zeros(1, 16, dtype=torch.bool), 6, 4, cut, seed=0, index=torch.zeros(1)
-    )
+    chosen = select_chunks(torch.ones(1, 16), torch.zeros(1, 16, dtype=torch.bool), 6, 4, cut, **clip_drawn(order))
     assert chosen.tolist() == [expected]
 
 
-def test_a_chunk_between_two_taken_ones_is_cut_by_the_coin(in_order):
-    in_order([0, 2, 1, 3])
+def test_a_chunk_between_two_taken_ones_is_cut_by_the_coin():
     none = torch.zeros(1, 16, dtype=torch.bool)
-    chosen = select_chunks(torch.ones(1, 16), none, 10, 4, seed=0, index=torch.zeros(1))
+    chosen = select_chunks(torch.ones(1, 16), none, 10, 4, **clip_drawn([0, 2, 1, 3]))
     assert chosen.tolist() == [[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]], "chunk 1's coin says tail"
 
 
-def test_pruned_patches_are_not_counted(in_order):
-    in_order([1, 0, 2])
+def test_pruned_patches_are_not_counted():
     pruned = torch.zeros(1, 12, dtype=torch.bool)
     pruned[0, [4, 6, 1]] = True
-    chosen = select_chunks(torch.ones(1, 12), pruned, 4, 4, "tail", seed=0, index=torch.zeros(1))
+    chosen = select_chunks(torch.ones(1, 12), pruned, 4, 4, "tail", **clip_drawn([1, 0, 2]))
     assert chosen.tolist() == [[0, 2, 5, 7]]
 
 
 def test_too_few_survivors_are_filled_up_with_pruned_ones_in_order():
     pruned = torch.ones(1, 12, dtype=torch.bool)
     pruned[0, [9, 3]] = False
-    chosen = select_chunks(torch.rand(1, 12), pruned, 5, 4, seed=0, index=torch.zeros(1))
+    chosen = select_chunks(torch.rand(1, 12), pruned, 5, 4, seed=0, index=torch.tensor([0]))
     assert chosen.tolist() == [[3, 9, 0, 1, 2]]
 
 
@@ -337,12 +339,12 @@ TO = {"seed": 0, "index": torch.arange(2)}
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: race(ROW - 2, use=Use.VIDEO, **TO), ValueError, "weight: -1.* finite and not negative"),
-        (lambda: race(ROW * math.nan, use=Use.VIDEO, **TO), ValueError, "weight: nan is not allowed"),
-        (lambda: race(ROW * math.inf, use=Use.VIDEO, **TO), ValueError, "weight: inf is not allowed"),
+        (lambda: sample(ROW - 2, NONE, 2, use=Use.VIDEO, **TO), ValueError, "importance: -1.* finite and not negative"),
+        (lambda: sample(ROW * math.nan, NONE, 2, use=Use.VIDEO, **TO), ValueError, "importance: nan is not allowed"),
+        (lambda: select_chunks(ROW * math.inf, NONE, 4, 4, **TO), ValueError, "importance: inf is not allowed"),
         (lambda: sample(-ROW, NONE, 2, use=Use.VIDEO, **TO), ValueError, "finite and not negative"),
-        (lambda: race(ROW.long(), use=Use.VIDEO, **TO), TypeError, "weight: a floating-point .* not torch.int64"),
-        (lambda: race(ROW[0], use=Use.VIDEO, **TO), ValueError, r"weight: shape \(8,\) with index \(2,\)"),
+        (lambda: sample(ROW.long(), NONE, 2, use=Use.VIDEO, **TO), TypeError, "importance: a float.* torch.int64"),
+        (lambda: sample(ROW[0], NONE, 2, use=Use.VIDEO, **TO), ValueError, r"shape \(8,\) with index \(2,\)"),
         (lambda: prune(ROW + 1, use=Use.PRUNE_AUDIO, **TO), ValueError, r"correlation: 1\..* lie in \[0, 1\]"),
         (lambda: prune(ROW * math.nan, use=Use.PRUNE_AUDIO, **TO), ValueError, "correlation: nan is not allowed; prob"),
         (lambda: sample(ROW, NONE.long(), 2, use=Use.VIDEO, **TO), TypeError, "pruned: a bool tensor is needed"),

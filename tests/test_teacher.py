@@ -4,10 +4,16 @@ import copy
 
 import pytest
 import torch
+from conftest import Noise, small_backbone
 from toys import clips, enter, step, weights
 
 from avcl import checkpoint
+from avcl.backbones.weights import load_weights
+from avcl.memory import Memory
+from avcl.plugins.cls_er import CLSER
 from avcl.plugins.finetune import Finetune
+from avcl.pretraining import pretrain
+from avcl.run import Run
 from avcl.strategies import Strategy
 from avcl.teacher import Teacher, view
 
@@ -164,3 +170,34 @@ def test_the_view_is_the_students_own_or_a_new_one(make_learner):
     _, new = view(learner, slice(None), shared=False)
     assert not torch.equal(new.audio, learner.masks.audio)
     assert torch.equal(learner.generators["mask"].get_state(), before)
+
+
+class WithMore(Noise):
+    """Noise with clips to start from."""
+
+    def pretraining_clips(self):
+        return self.clips(7, "train")
+
+
+def make_run(folder):
+    return Run(
+        scenario=WithMore(clips_per_task=4),
+        backbone=small_backbone(),
+        strategies=[CLSER(memory=Memory(capacity=4))],
+        folder=folder,
+        learner={"epochs": 1, "batch_size": 4},
+    )
+
+
+def test_pre_training_has_nothing_to_teach_it(tmp_path):
+    pretrain(make_run(tmp_path / "run"), tmp_path / "start.safetensors")
+    assert load_weights(tmp_path / "start.safetensors").states.keys() == {"backbone"}
+
+
+def test_a_runs_weights_hold_the_teachers_too(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.train()
+    states = load_weights(tmp_path / "run" / "weights.safetensors").states
+    assert states.keys() == {"backbone", "stable", "plastic"}
+    assert int(states["stable"]["count"]) == 2
+    assert states["plastic"].keys() == {"count", *(f"backbone.{key}" for key in states["backbone"])}

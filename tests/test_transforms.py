@@ -140,6 +140,7 @@ def test_windows_of_a_clip_cut_a_little_short():
     assert room(9.96, 4) == 48
     assert middle_start(9.96, 4) == 3
     assert room(9.9, 4) == 47
+    assert middle_start(9.9, 4) == 2.875  # still a whole step
 
 
 def test_a_window_that_just_fits():

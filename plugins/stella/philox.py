@@ -37,6 +37,22 @@ def words(seed: int, use: int, index: Tensor, columns: int) -> Tensor:
     return philox(counter, (seed & WORD, (seed >> 32) & WORD))[0]
 
 
+def exponential(words: Tensor) -> Tensor:
+    """Exp(1) numbers in float64: -log((words + 1/2) / 2^32), the same to the last bit on every machine.
+
+    A library's logarithm is not, so this one is made of + * / only: exponent, and the series of artanh.
+    """
+    mantissa, exponent = torch.frexp((2 * words + 1).double())
+    small = mantissa < 0.7071067811865476
+    mantissa = torch.where(small, 2 * mantissa, mantissa)
+    ratio = (mantissa - 1) / (mantissa + 1)
+    square = ratio * ratio
+    series = torch.full_like(ratio, 1 / 21)
+    for odd in range(19, 0, -2):
+        series = series * square + 1 / odd
+    return (33 - (exponent.double() - small.double())) * 0.6931471805599453 - 2 * ratio * series
+
+
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Four words for each counter of four words; words are int64 in [0, 2^32)."""
     a, b, c, d = counter

@@ -1,0 +1,78 @@
+"""Every method on one stream, over several seeds, in one table: average and forgetting, mean and deviation.
+
+python examples/compare.py --seeds 0 1 2
+python examples/compare.py --methods er derpp stella --set learner.epochs=1 --out runs/quick --latex
+
+Each run is in OUT/METHOD-SEED, as `avcl train` would leave it. What is finished there is not run again, and what was
+stopped goes on. Of the file's strategy section each method takes the settings that it has, so that
+all have the same memory; the rest of the file is the same for all.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from avcl.config import parts
+from avcl.configfile import load
+from avcl.errors import StoppedError, UserError
+from avcl.listing import write
+from avcl.registry import registry
+from avcl.report import compare, comparison_csv, comparison_latex, comparison_table
+from avcl.run import Run
+from avcl.settings import fields
+
+BASELINES = ["finetune", "er", "mir", "derpp", "gmed", "cls-er", "lump", "esmer"]
+METHODS = [*BASELINES, "random", "mats", "stella", "stella-plus", "multitask"]
+
+
+def options(words=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME", help="any that `avcl list` shows")
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, metavar="N")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("run.yaml"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `avcl train`")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", dest="form", action="store_const", const=comparison_csv, help="print CSV")
+    form.add_argument("--latex", dest="form", action="store_const", const=comparison_latex, help="print LaTeX")
+    return parser, parser.parse_args(words)
+
+
+def plan(base, method, seed, out):
+    """The settings of one run."""
+    section = base.get("strategy")
+    known = fields(registry().find("strategies", method))
+    shared = {key: value for key, value in section.items() if key in known} if isinstance(section, dict) else {}
+    return {**base, "strategy": {"name": method, **shared}, "seed": seed, "out": str(out / f"{method}-{seed}")}
+
+
+def results(run):
+    """What is in the run's folder when it is finished; trains what is left of it before."""
+    manifest = run.folder / "run.json"
+    if manifest.exists():
+        then, now = json.loads(manifest.read_text())["settings"], json.loads(json.dumps(run.settings))
+        if {**then, "out": now["out"]} != now:
+            raise UserError(f"{run.folder}: holds a run with other settings; remove it, or choose another --out")
+    if run.folder.finished:
+        return json.loads((run.folder / "results.json").read_text())
+    print(run.folder, file=sys.stderr)
+    return run.train(resume=run.folder.checkpoint.exists())
+
+
+def main(words=None):
+    parser, chosen = options(words)
+    try:
+        base = load(chosen.config, chosen.set)
+        plans = {method: [plan(base, method, seed, chosen.out) for seed in chosen.seeds] for method in chosen.methods}
+        for raw in (base, *(raws[0] for raws in plans.values())):
+            parts(raw)  # a mistake is told before anything starts
+        rows = compare({method: [results(Run.from_config(raw)) for raw in raws] for method, raws in plans.items()})
+    except (UserError, StoppedError) as error:
+        parser.exit(2, f"compare.py: {error}\n")
+    title = f"{chosen.config}: percent, mean ± standard deviation over seeds {', '.join(map(str, chosen.seeds))}"
+    write(chosen.form(rows).rstrip("\n") if chosen.form else comparison_table(title, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,370 @@
+"""The ops of the namespace ``avcl``: native against reference, whatever the sizes, threads, seeds and weights."""
+
+import ctypes
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from draw_cases import attention, exact_importance, seeds, selections, weights
+from hypothesis import given, settings
+
+from avcl.plugins.stella import native, selection
+from avcl.plugins.stella.philox import Use
+from avcl.plugins.stella.reference import KERNELS
+from avcl.plugins.stella.selection import correlation, importance, prune, sample, select_audio
+
+OPS = torch.ops.avcl
+NATIVE = {backend.op: backend for backend in native.backends() if backend.device == "CPU"}
+needs_native = pytest.mark.skipif(not NATIVE["sample"].native, reason=NATIVE["sample"].reason)
+often = settings(max_examples=150, deadline=None, derandomize=True)
+
+QUERY, KEY = attention(2, 3, 5, 7, 8)
+TOP = torch.tensor([[0, 3, 5], [6, 1, 2]])
+WEIGHT = weights("zeros", 2, 8)
+PRUNED = torch.rand(2, 8, generator=torch.Generator().manual_seed(1)) < 0.3
+INDEX = torch.tensor([7, 2**40])
+CALLS = {
+    "importance": (QUERY, KEY, 0.3, 0.5),
+    "correlation": (KEY, QUERY[:, :, 0], QUERY[:, :, 1], TOP, 0.3, 0.5),
+    "prune": (WEIGHT, 5, 1, INDEX),
+    "sample": (WEIGHT, PRUNED, 3, 5, 2, INDEX),
+    "select_chunks": (WEIGHT, PRUNED, 3, 2, "neighbours", 5, INDEX),
+}
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads, and set it back."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def kernels():
+    """Use the kernels of one instruction set: the name of those that are used, None where this processor has none."""
+    library = ctypes.CDLL(str(native.find("_C")))
+    library.avcl_kernels.restype = ctypes.c_char_p
+    yield lambda name: library.avcl_kernels(name.encode())
+    library.avcl_kernels(b"")
+
+
+# ---- as torch wants its ops ----------------------------------------------------------------------------------
+
+
+def test_schemas_are_those_that_python_says():
+    assert tuple(str(getattr(OPS, op).default._schema) for op in CALLS) == tuple(
+        f"avcl::{schema}" for schema in native.SCHEMAS
+    )
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_opcheck(op, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    torch.library.opcheck(getattr(OPS, op).default, CALLS[op])
+
+
+@pytest.mark.parametrize("op", ["importance", "correlation", "prune"])
+def test_nothing_carries_a_gradient(op):
+    first, *others = CALLS[op]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = getattr(OPS, op)(first.clone().requires_grad_(), *others)
+    assert not found.requires_grad
+    assert torch.equal(found, getattr(OPS, op)(*CALLS[op]))
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_fakes_tell_shape_and_type(op):
+    on_meta = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in CALLS[op]]
+    fake, real = getattr(OPS, op)(*on_meta), getattr(OPS, op)(*CALLS[op])
+    assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
+
+
+def test_a_step_compiles_once_for_all_seeds(monkeypatch):
+    """Scores and draws in one graph; a new seed must not compile anew, a new batch size once."""
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    def step(query, key, past, seed, index):
+        importance = selection.importance(query, key, 0.3, 0.4)
+        top = selection.leading(importance, 8)
+        now = selection.pooled_query(key, importance, top)
+        correlation = selection.correlation(key, past, now, top, 0.3)
+        pruned = selection.prune(correlation, seed=seed, use=Use.PRUNE_AUDIO, index=index)
+        chunks = selection.select_audio(importance, pruned, 8, freqs=2, chunk=2, seed=seed, index=index)
+        return chunks, selection.sample(importance, pruned, 8, seed=seed, use=Use.VIDEO, index=index)
+
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    for clips, seed in [(3, 1), (3, 2**62), (3, -5), (3, 11), (5, 12), (5, 13), (4, 14)]:
+        query, key = attention(clips, 2, 6, 16, 4)
+        to = (query, key, query[:, :, 0], seed, torch.arange(clips))
+        for found, expected in zip(compiled(*to), step(*to), strict=True):
+            assert torch.equal(found, expected)
+    assert len(graphs) <= 4
+    torch._dynamo.reset()
+
+
+# ---- scores --------------------------------------------------------------------------------------------------
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "off"),
+    [
+        ((1, 1, 1, 1, 1), torch.float32, 1e-6),
+        ((2, 3, 13, 31, 5), torch.float32, 1e-6),
+        ((1, 2, 265, 33, 64), torch.float32, 1e-6),
+        ((1, 17, 300, 100, 128), torch.float32, 1e-6),
+        ((1, 1, 7, 1000, 200), torch.float32, 4e-6),
+        ((2, 2, 20, 65, 24), torch.float64, 1e-14),
+        ((2, 2, 20, 65, 24), torch.bfloat16, 1e-6),
+        ((2, 2, 20, 65, 24), torch.float16, 1e-6),
+    ],
+)
+def test_importance_is_the_column_mean_of_the_softmax(kernels, name, shape, dtype, off):
+    if not kernels(name):
+        pytest.skip(f"this processor has no {name}")
+    query, key = attention(*shape, dtype)
+    found = OPS.importance(query, key, 0.2, 0.4)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    exact = exact_importance(query, key, 0.5)
+    assert ((found - exact).abs() <= off * exact.max()).all()
+
+
+@needs_native
+def test_importance_is_the_same_for_any_number_of_threads_and_in_any_batch(threads):
+    query, key = attention(5, 4, 600, 90, 16)
+    alone = torch.cat([OPS.importance(query[i : i + 1], key[i : i + 1], 0.2, 0.4) for i in range(5)])
+    for count in (1, 2, 3, 7):
+        threads(count)
+        assert torch.equal(OPS.importance(query, key, 0.2, 0.4), alone)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "heads apart", "columns apart", "expanded", "backwards"])
+def test_scores_take_strided_tensors_as_they_are(layout):
+    query, key = attention(2, 3, 20, 33, 8)
+    expected = OPS.importance(query.contiguous(), key.contiguous(), 0.3, 1.0)
+    if layout == "contiguous":
+        query, key = query.contiguous(), key.contiguous()
+    elif layout == "columns apart":
+        query, key = (x.mT.contiguous().mT for x in (query, key))
+    elif layout == "expanded":
+        query, key = query[:1].expand(2, -1, -1, -1), key[:1].expand(2, -1, -1, -1)
+        expected = expected[:1].expand(2, -1)
+    elif layout == "backwards":
+        query, key = torch.cat([query, query])[2:], torch.stack([key, key], dim=-1)[..., 1]
+    assert torch.equal(OPS.importance(query, key, 0.3, 1.0), expected)
+    past, now, top = query[:, :, 0], query[:, :, 1], TOP.repeat(1, 2)[:, ::2]
+    to = (past, now, top, 0.3, 1.0)
+    assert torch.equal(OPS.correlation(key, *to), OPS.correlation(key.contiguous(), *(x for x in to)))
+
+
+def test_scores_of_infinity_and_nan():
+    """Minus infinity takes no share, plus infinity and NaN spoil their clip and no other."""
+    query, key = attention(3, 1, 3, 70, 2)
+    query = query.abs() + 0.1
+    key[0, :, 5], key[1, :, 66], key[2, :, 7, 1] = -math.inf, math.nan, math.inf
+    found, expected = OPS.importance(query, key, 1.0, 1.0), exact_importance(query, key, 1.0)
+    assert found[0, 5] == 0 and not found[0].isnan().any()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0, equal_nan=True)
+    assert OPS.correlation(key, query[:, :, 0], query[:, :, 1], torch.tensor([[66]] * 3), 1.0, 1.0)[1, 66].isnan()
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_correlation_equals_the_reference(kernels, name, dtype):
+    if not kernels(name):
+        pytest.skip(f"this processor has no {name}")
+    key, query = attention(3, 5, 40, 2, 24, dtype)
+    past, now = (x.float() for x in query.unbind(2))
+    top = torch.rand(3, 40).argsort(1)[:, :17]
+    found = OPS.correlation(key, 30 * past, now, top, 0.3, 0.5)
+    exact = KERNELS["correlation"](key.double(), 30 * past, now, top, 0.3, 0.5)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-13 if dtype == torch.float64 else 5e-6)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+# ---- draws ---------------------------------------------------------------------------------------------------
+
+
+@needs_native
+@often
+@given(case=selections())
+def test_chunks_are_those_of_the_reference(case):
+    assert torch.equal(OPS.select_chunks(*case), KERNELS["select_chunks"](*case))
+
+
+@needs_native
+@often
+@given(case=selections())
+def test_samples_are_those_of_the_reference(case):
+    importance, pruned, keep, _, _, seed, index = case
+    to = (importance, pruned, keep, seed, Use.VIDEO, index)
+    assert torch.equal(OPS.sample(*to), KERNELS["sample"](*to))
+
+
+@needs_native
+@often
+@given(seed=seeds)
+def test_pruning_is_that_of_the_reference(seed):
+    chance = weights("any", 3, 300)
+    chance[:, :3] = torch.tensor([0, 1, 2.0**-32])
+    to = (chance, seed, Use.PRUNE_AUDIO, torch.tensor([-1, 2**62, 0]))
+    assert torch.equal(OPS.prune(*to), KERNELS["prune"](*to))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_draws_from_other_types_are_those_of_the_reference(dtype):
+    weight = weights("any", 4, 60).to(dtype)
+    pruned, index = weights("any", 60, 4).T < 0.3, torch.arange(8)[::2]
+    for op, to in (
+        ("prune", (weight, 5, 1, index)),
+        ("sample", (weight, pruned, 20, 5, 2, index)),
+        ("select_chunks", (weight, pruned, 20, 5, "tail", 5, index)),
+    ):
+        assert torch.equal(getattr(OPS, op)(*to), KERNELS[op](*to))
+
+
+def test_draws_are_the_same_for_any_number_of_threads(threads):
+    weight, index = weights("any", 9, 64), torch.arange(9)
+    pruned = OPS.prune(weight, 5, 0, index)
+    once = OPS.sample(weight, pruned, 30, 5, 2, index), OPS.select_chunks(weight, pruned, 30, 4, "tail", 5, index)
+    for count in (2, 5):
+        threads(count)
+        assert torch.equal(OPS.prune(weight, 5, 0, index), pruned)
+        again = OPS.sample(weight, pruned, 30, 5, 2, index), OPS.select_chunks(weight, pruned, 30, 4, "tail", 5, index)
+        assert all(map(torch.equal, once, again))
+
+
+ROWS = 200_000
+
+
+def test_inclusion_has_the_frequencies_of_multinomial():
+    weight = torch.tensor([0.05, 0.3, 0.1, 0.25, 0.1, 0.2])
+    none = torch.zeros(ROWS, 6, dtype=torch.bool)
+    chosen = selection.sample(weight.expand(ROWS, -1), none, 3, seed=5, use=Use.VIDEO, index=torch.arange(ROWS))
+    drawn = torch.multinomial(weight.expand(ROWS, -1), 3, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (torch.bincount(x.flatten(), minlength=6) / ROWS for x in (chosen, drawn))
+    p = (ours + theirs) / 2
+    assert ((ours - theirs).abs() <= 4 * (2 * p * (1 - p) / ROWS).sqrt()).all()
+
+
+def test_pruning_has_the_frequencies_of_bernoulli():
+    p = torch.tensor([0.001, 0.1, 0.5, 0.9])
+    pruned = selection.prune(p.expand(ROWS, -1), seed=3, use=Use.PRUNE_VIDEO, index=torch.arange(ROWS))
+    drawn = torch.bernoulli(p.expand(ROWS, -1), generator=torch.Generator().manual_seed(1))
+    assert ((pruned.double().mean(0) - drawn.double().mean(0)).abs() <= 4 * (2 * p * (1 - p) / ROWS).sqrt()).all()
+
+
+# ---- mistakes ------------------------------------------------------------------------------------------------
+
+TO = {"seed": 0, "index": INDEX}
+POOLED, VIDEO = QUERY[:, :, 0], Use.VIDEO
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: importance(QUERY, KEY.double(), 1.0), TypeError, "key: torch.float64 differs .*32"),
+        (lambda: importance(QUERY.long(), KEY, 1.0), TypeError, "query: a floating-point .* torch.int64"),
+        (lambda: importance(QUERY[..., :0], KEY[..., :0], 1.0), ValueError, r"query: .* 0\) is empty"),
+        (lambda: importance(QUERY, KEY[:, :, :0], 1.0), ValueError, r"key: shape \(2, 3, 0, 8\) is empty"),
+        (lambda: importance(QUERY, KEY.to("meta"), 1.0), ValueError, "key: is on meta, query on cpu"),
+        (lambda: importance(QUERY, KEY, 1.0, math.nan), ValueError, "temperature: nan is not allowed"),
+        (lambda: correlation(KEY, POOLED, POOLED, TOP + 5, 1.0), ValueError, "top: 8 is not"),
+        (lambda: correlation(KEY, POOLED, POOLED, TOP - 1, 1.0), ValueError, r"top: -1 .* 7"),
+        (lambda: correlation(KEY, POOLED, POOLED, TOP[0], 1.0), ValueError, r"top: shape \(3"),
+        (lambda: correlation(KEY, POOLED, POOLED, TOP.float(), 1.0), TypeError, "top: .*int"),
+        (lambda: prune(WEIGHT, use=VIDEO, seed=0, index=INDEX.float()), TypeError, "index: .* torch.float32"),
+        (lambda: prune(WEIGHT, use=VIDEO, seed=2**63, index=INDEX), ValueError, "seed: 9223372036854775808"),
+        (lambda: prune(WEIGHT[:0], use=VIDEO, seed=0, index=INDEX[:0]), ValueError, "correlation: .* empty"),
+        (lambda: prune(WEIGHT, use=VIDEO, seed=0, index=INDEX.to("meta")), ValueError, "index: is on meta"),
+        (lambda: sample(WEIGHT, PRUNED.to("meta"), 3, use=VIDEO, **TO), ValueError, "pruned: is on meta"),
+        (lambda: sample(WEIGHT[:, :0], PRUNED[:, :0], 3, use=VIDEO, **TO), ValueError, "is empty"),
+        (
+            lambda: select_audio(WEIGHT, PRUNED, 3, freqs=3, chunk=1, **TO),
+            ValueError,
+            "freqs: 3 does not divide 8 patches",
+        ),
+    ],
+)
+def test_mistakes_say_what_is_wrong(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("op", "at", "instead"),
+    [
+        ("importance", 0, QUERY[..., :4]),
+        ("importance", 1, KEY[0]),
+        ("correlation", 3, TOP + 5),
+        ("correlation", 3, TOP - 1),
+        ("correlation", 1, QUERY),
+        ("prune", 3, INDEX[:1]),
+        ("prune", 0, INDEX[None]),
+        ("sample", 1, PRUNED[:, :4]),
+        ("sample", 2, 9),
+        ("sample", 2, -1),
+        ("select_chunks", 3, 3),
+        ("select_chunks", 3, 0),
+        ("select_chunks", 6, INDEX.float()),
+    ],
+)
+@needs_native
+def test_native_ops_never_read_what_is_not_there(op, at, instead):
+    """Called past the checks of Python, they still refuse what would run over the end of a tensor."""
+    with pytest.raises((RuntimeError, IndexError)):
+        getattr(OPS, op)(*CALLS[op][:at], instead, *CALLS[op][at + 1 :])
+
+
+# ---- what runs -----------------------------------------------------------------------------------------------
+
+
+def test_the_suite_runs_what_it_was_told_to():
+    mode = os.environ.get("AVCL_OPS", "auto")
+    if mode != "auto":
+        assert all(backend.native == (mode == "native") for backend in NATIVE.values())
+    assert all(backend.native == (not backend.reason) for backend in native.backends())
+
+
+def test_libraries_that_cannot_be_used_say_why(tmp_path):
+    assert native.obstacle("CPU", "reference") == "AVCL_OPS=reference"
+    assert native.obstacle("CPU", "auto", tmp_path) == "_C was not built; to see why: AVCL_BUILD_EXT=1 pip install -v"
+    (tmp_path / "_C.abi3.so").write_bytes(b"\0importance(Tensor query) -> Tensor\0")
+    assert native.obstacle("CPU", "auto", tmp_path) == "_C.abi3.so is of another version of avcl; reinstall avcl"
+    (tmp_path / "_C.abi3.so").write_bytes("\0".join(native.SCHEMAS).encode())
+    assert native.obstacle("CPU", "auto", tmp_path) == ""
+    with pytest.raises(ValueError, match="AVCL_OPS: 'fast' is not known; allowed: auto, native, reference"):
+        native._load("fast")
+
+
+def test_a_missing_library_is_an_error_where_native_is_asked_for(monkeypatch):
+    monkeypatch.setattr(native, "find", lambda *_: None)
+    with pytest.raises(ImportError, match="AVCL_OPS=native, but _C was not built"):
+        native._load("native")
+    assert native._load("auto")["CPU"].startswith("_C was not built")
+
+
+def test_the_reference_runs_under_the_same_names():
+    """In a process of its own: which one runs is settled when the ops are registered."""
+    code = (
+        "import torch; from avcl.plugins.stella import native\n"
+        "assert not any(backend.native for backend in native.backends())\n"
+        "w, none, index = torch.ones(1, 8), torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1).long()\n"
+        "print(torch.ops.avcl.sample(w.requires_grad_(), none, 4, -3, 2, index).tolist())\n"
+    )
+    environment = {**os.environ, "AVCL_OPS": "reference", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    none, index = torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1).long()
+    assert done.stdout.strip() == str(OPS.sample(torch.ones(1, 8), none, 4, -3, 2, index).tolist())
