@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import logging
 import resource
@@ -15,11 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from avcl import dist
+from avcl import dist, randomness
 from avcl.backbones import Backbone
 from avcl.clip import Clip, Masks, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
+from avcl.optimization import OptimizerMaker, optimizer_of, parameter_groups, warm_up
 from avcl.settings import Count, Fraction, Natural, NonNegative, Positive, Setting, check, fields
 from avcl.strategies import Strategy
 from avcl.streams import BadClips, Batches, Collate, Reader
@@ -27,7 +27,7 @@ from avcl.streams import BadClips, Batches, Collate, Reader
 log = logging.getLogger(__name__)
 
 Moment = Annotated[float, Field(ge=0, lt=1)]
-OptimizerMaker = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner(BaseSGDTemplate):
@@ -92,7 +92,7 @@ class Learner(BaseSGDTemplate):
         self.warmup, self.clip_norm, self.workers = warmup, clip_norm, workers
         self.initial = dict(initial or {})
         self.bad = BadClips(max_bad_share)
-        self.generators = {name: generator(seed, name) for name in GENERATORS}
+        self.generators = {name: randomness.generator(seed, name) for name in randomness.NAMES}
         super().__init__(
             model=backbone,
             optimizer=None,
@@ -106,8 +106,6 @@ class Learner(BaseSGDTemplate):
         )
         self.model.to(self.device)
         self.precision = precision
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self._half = half
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.tasks_done = self.batches_done = self.steps = 0
         self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
@@ -118,10 +116,9 @@ class Learner(BaseSGDTemplate):
                 part.begin(self)
         for module in self.modules():
             module.to(self.device, self.dtype)
-        make = optimizer if callable(optimizer) else {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-        settings = {} if callable(optimizer) else {"lr": lr, "betas": betas}
-        self.optimizer = make(self._groups(weight_decay), **settings)
-        self.warming = _warm_up(self.optimizer, warmup)
+        groups = parameter_groups(self.backbone, self.modules(), weight_decay)
+        self.optimizer = optimizer_of(groups, optimizer, lr, betas)
+        self.warming = warm_up(self.optimizer, warmup)
 
     # ---- what strategies see -------------------------------------------------------------------------
 
@@ -152,9 +149,9 @@ class Learner(BaseSGDTemplate):
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of this learner's forward passes."""
-        if self._half is None:
+        if self.precision not in HALF:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self._half)
+        return torch.autocast(self.device.type, dtype=HALF[self.precision])
 
     def peak_bytes(self) -> int:
         """The most memory so far: of the device's allocator on a GPU, else of this process."""
@@ -369,20 +366,6 @@ class Learner(BaseSGDTemplate):
     def _make_empty_loss(self) -> Tensor:
         return torch.zeros((), device=self.device)
 
-    def _groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Two groups: weight decay for matrices, none for vectors and what the backbone exempts."""
-        exempt = set(self.backbone.no_decay())
-        named = [(n, p) for n, p in self.model.named_parameters()]
-        named += [("", p) for module in self.modules() for p in module.parameters()]
-        named = [(n, p) for n, p in named if p.requires_grad]
-        plain = [p for n, p in named if p.ndim > 1 and n not in exempt]
-        bare = [p for n, p in named if p.ndim <= 1 or n in exempt]
-        return [{"params": plain, "weight_decay": weight_decay}, {"params": bare, "weight_decay": 0.0}]
-
-
-GENERATORS = ("mask", "auxiliary", "memory", "method", "augment")
-"""Of the loop's own masks; of all masks that a strategy draws beside them, so that the loop's never change;
-of what is kept and drawn from memory; of a method's decisions, equal on all processes; of augmentation."""
 
 OBJECTS = ("backbone", "strategy", "evaluator", "plugins", "initial", "device", "seed")
 """Parameters of the learner that are no settings of a file's ``learner`` section."""
@@ -397,19 +380,6 @@ def settings_of_learner() -> Mapping[str, Setting]:
 
 def _go_on(learner: Learner) -> None:
     """Nothing to do between two batches."""
-
-
-def generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator that is a function of seed, name and process; ``method`` is equal on all processes."""
-    rank = 0 if name == "method" else dist.rank()
-    digest = hashlib.sha256(f"{seed}/{name}/{rank}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def _warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LinearLR | None:
-    if not steps:
-        return None
-    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / (steps + 1), total_iters=steps)
 
 
 def _chunks(items: list, size: int) -> Iterator[list]:

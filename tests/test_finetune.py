@@ -5,9 +5,9 @@ import torch
 from conftest import small_backbone
 from toys import clips, step, train, weights
 
-from avcl.learner import generator
 from avcl.memory import Memory
 from avcl.plugins.finetune import Finetune
+from avcl.randomness import generator
 
 
 def test_F1_a_loop_written_by_hand(make_learner):

@@ -10,11 +10,12 @@ from conftest import Noise, small_backbone
 
 from avcl.compat import AvalancheDataset, BaseSGDPlugin, benchmark_from_datasets, quiet_evaluator
 from avcl.errors import HiddenError, SettingsError, UserError
-from avcl.learner import Learner, generator
+from avcl.learner import Learner
 from avcl.metrics import LossTerms
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.er import ER
 from avcl.plugins.finetune import Finetune
+from avcl.randomness import generator
 from avcl.strategies import Strategy
 from avcl.streams import Batches, Collate, Reader
 

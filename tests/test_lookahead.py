@@ -75,7 +75,7 @@ def state(learner):
         *(p.detach().clone() for p in learner.parameters()),
         *(p.grad.clone() for p in learner.parameters() if p.grad is not None),
         *(value.clone() for values in learner.optimizer.state.values() for value in values.values()),
-        *(learner.generators[name].get_state().clone() for name in ("mask", "memory", "method", "augment")),
+        *(learner.generators[name].get_state().clone() for name in ("mask", "memory", "method")),
     ]
 
 

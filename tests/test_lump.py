@@ -5,10 +5,10 @@ import torch
 from toys import clips, enter, step, train
 
 from avcl.errors import SettingsError
-from avcl.learner import generator
 from avcl.memory import Memory
 from avcl.plugins.finetune import Finetune
 from avcl.plugins.lump import LUMP
+from avcl.randomness import generator
 
 
 def lump(fixed=None, capacity=8, **settings):

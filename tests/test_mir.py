@@ -6,10 +6,10 @@ from conftest import Noise
 from torch.func import functional_call
 from toys import clips, copy_of, enter, numbers, points, quadratic_learner, step, train, weights
 
-from avcl.learner import generator
 from avcl.memory import Memory
 from avcl.plugins.er import ER
 from avcl.plugins.mir import MIR
+from avcl.randomness import generator
 
 
 def filled(make_learner, strategy=None, **settings):
