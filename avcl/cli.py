@@ -136,6 +136,15 @@ def show(name: Annotated[str, typer.Argument(help="A name that `avcl list` shows
     show_one(registry(), name)
 
 
+@app.command()
+def doctor() -> None:
+    """Say what runs on this machine and why: versions, CUDA, decoders, plugins, native ops."""
+    from avcl.doctor import show
+    from avcl.registry import registry
+
+    show(registry())
+
+
 def _overridden(raw: dict[str, Any], **options: str) -> dict[str, Any]:
     """``raw`` with the options that were given."""
     return raw | {key: value for key, value in options.items() if value}

@@ -53,3 +53,8 @@ def metrics(run: Run) -> Iterable[PluginMetric]:  # type: ignore[empty-body]
 @hookspec
 def loggers(run: Run) -> Iterable[BaseLogger]:  # type: ignore[empty-body]
     """Avalanche loggers for this run; asked on rank zero only."""
+
+
+@hookspec
+def doctor() -> Iterable[tuple[str, str]]:  # type: ignore[empty-body]
+    """Lines for ``avcl doctor``: what of the plugin depends on the machine, and which form of it runs and why."""

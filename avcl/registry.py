@@ -94,6 +94,10 @@ class Registry:
         """The loggers of all plugins for this run."""
         return [logger for made in self._hooks.hook.loggers(run=run) for logger in made]
 
+    def doctor(self) -> list[tuple[str, str]]:
+        """What plugins say about how they run on this machine."""
+        return [line for said in self._hooks.hook.doctor() for line in said]
+
     def _load(self, point: EntryPoint) -> Plugin:
         """Import one plugin and ask what it offers; whatever it does wrong stays with it."""
         source = f"{point.dist.name} {point.dist.version}" if point.dist else "of no distribution"

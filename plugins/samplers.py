@@ -11,23 +11,23 @@ where e[t, l] is the embedding of patch l of frame t, before it is told where it
 
 How we differ: there is no public code for either in this setting; the ratios are STELLA's. Whether the authors took
 random audio in chunks of time is not known: here each patch is drawn on its own. MATS scores video only, and
-audio stays whole, which fits the memory that the paper reports; ``keep_audio: 0.5`` keeps a random half of it. EVEREST
-sees 8 pairs of frames a fraction of a second apart, STELLA 4 frames a second apart; to keep 4 frames' worth of
-patches out of 6, let the scenario give 6 frames and set ``keep_video`` to a third.
+audio stays whole, which fits the memory that the paper reports; with ``audio: random`` it is drawn as for the other
+sampler. EVEREST sees 8 pairs of frames a fraction of a second apart, STELLA 4 frames a second apart; to keep the
+392 patches out of 6 frames, let the scenario give 6 and set ``keep_video`` to a third.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from avcl.clip import Clip
+from avcl.clip import Clip, Grid
 from avcl.errors import SettingsError, UserError
 from avcl.hookspecs import hookimpl
 from avcl.learner import Learner
@@ -51,12 +51,15 @@ class Selective(DERpp):
     def begin(self, learner: Learner) -> None:
         """Open the memory, count the patches to keep, refuse settings that do not fit the backbone."""
         super().begin(learner)
-        grid = learner.backbone.grid
-        self.audio_kept, self.video_kept = int(grid.audio * self.keep_audio), int(grid.video * self.keep_video)
+        self.audio_kept, self.video_kept = self.counts(learner.backbone.grid)
         wrong = list(self.misfits(learner))
         if wrong:
             raise SettingsError(f"{self.name}.{line}" for line in wrong)
         self._seen: dict[str, Tensor] = {}
+
+    def counts(self, grid: Grid) -> tuple[int, int]:
+        """κ, how many patches of audio and of video are kept."""
+        return int(grid.audio * self.keep_audio), int(grid.video * self.keep_video)
 
     def misfits(self, learner: Learner) -> Iterator[str]:
         """Settings that do not fit the backbone, one line ``"key: what is wrong"`` each."""
@@ -108,15 +111,16 @@ class RandomPatches(Selective):
 
 @dataclass(kw_only=True)
 class MATS(RandomPatches):
-    """DER++ on the patches of video that move most, and on all or uniformly drawn ones of audio.
+    """DER++ on the patches of video that move most.
 
-    ``alpha``: weight of the penalty on drift · ``keep_video``, ``keep_audio``: share of patches that are kept.
+    ``alpha``: weight of the penalty on drift · ``keep_video``: ρ, the share of patches that are kept ·
+    ``audio``: ``full`` keeps it whole, ``random`` keeps ``keep_audio`` of it, uniformly drawn.
     Its log says which share of all motion the kept patches have, ``motion_kept``: ``keep_video`` were blind.
     """
 
     name = "mats"
 
-    keep_audio: Share = 1.0
+    audio: Literal["full", "random"] = "full"
 
     def begin(self, learner: Learner) -> None:
         """Open the memory; motion takes two frames."""
@@ -124,6 +128,11 @@ class MATS(RandomPatches):
         self.frames = learner.backbone.grid.frames
         if self.frames < 2:
             raise UserError("mats: clips of 1 frame do not move; let the scenario give 2 frames or more")
+
+    def counts(self, grid: Grid) -> tuple[int, int]:
+        """κ, how many patches of audio and of video are kept."""
+        audio, video = super().counts(grid)
+        return grid.audio if self.audio == "full" else audio, video
 
     def choose(self, learner: Learner, clip: Clip) -> tuple[Tensor, Tensor]:
         """The patches of video that move most, the earlier of two equal ones; of audio as the base draws them."""

@@ -18,7 +18,9 @@ BOTH = pytest.mark.parametrize("cls", [RandomPatches, MATS])
 
 
 def small(cls, **settings):
-    return cls(**{"memory": Memory(capacity=8)} | settings)
+    """MATS draws audio too, unless asked not to."""
+    audio = {"audio": "random"} if cls is MATS else {}
+    return cls(**{"memory": Memory(capacity=8)} | audio | settings)
 
 
 def watched(learner):
@@ -35,10 +37,9 @@ def watched(learner):
 
 def same_weights_as_derpp(make_learner, cls, **settings):
     """Both trained in float64 on two tasks, 25 steps and more."""
-    made = [
-        make_learner(one(memory=Memory(capacity=8, dtype="float64"), **more), torch.float64, epochs=4)
-        for one, more in ((cls, settings), (DERpp, {}))
-    ]
+    memory = [Memory(capacity=8, dtype="float64") for _ in range(2)]
+    strategies = small(cls, memory=memory[0], **settings), DERpp(memory=memory[1])
+    made = [make_learner(strategy, torch.float64, epochs=4) for strategy in strategies]
     ours, theirs = (train(learner, Noise()) for learner in made)
     assert made[0].steps == 32
     return torch.equal(ours, theirs)
@@ -89,6 +90,10 @@ def test_R4_everything_kept_is_derpp(make_learner, cls):
     assert not same_weights_as_derpp(make_learner, cls)
 
 
+def test_R4_with_whole_audio_and_all_of_video_mats_is_derpp(make_learner):
+    assert same_weights_as_derpp(make_learner, MATS, keep_video=1.0, keep_audio=0.5, audio="full")
+
+
 @BOTH
 def test_R5_kept_patches_keep_their_place(make_learner, cls):
     strategy = small(cls)
@@ -108,7 +113,7 @@ def test_R5_kept_patches_keep_their_place(make_learner, cls):
 
 @BOTH
 def test_R6_kept_patches_put_back_are_the_clip_there_and_nothing_elsewhere(make_learner, cls):
-    strategy = small(cls, keep_audio=0.5)
+    strategy = small(cls)
     learner = make_learner(strategy)
     whole = clips(range(4), dtype=torch.float32)
     strategy.prepare(enter(learner, whole))
@@ -235,13 +240,14 @@ def test_T7_motion_is_measured_exactly_and_without_gradient(noise, make_learner,
 
 
 def test_audio_is_whole_unless_asked_for(make_learner):
-    whole = clips(range(4), dtype=torch.float32)
-    for settings, patches in (({}, 8), ({"keep_audio": 0.5}, 4)):
-        strategy = small(MATS, **settings)
+    assert MATS().settings()["audio"] == "full"
+    for audio, patches in (("full", 8), ("random", 4)):
+        strategy = small(MATS, audio=audio)
         learner = make_learner(strategy)
-        strategy.prepare(enter(learner, whole))
+        strategy.prepare(enter(learner, clips(range(4), dtype=torch.float32)))
         assert learner.batch.audio_at.shape == (4, patches)
         assert learner.batch.video_at.shape == (4, 4)
+    make_learner(small(MATS, audio="full", keep_audio=0.1))  # of which nothing is asked then
 
 
 def test_a_single_frame_does_not_move():

@@ -44,6 +44,7 @@ from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
 from avcl.learner import Learner
 from avcl.plugins.samplers import Selective
+from avcl.plugins.stella import native
 from avcl.plugins.stella.matching import Matching, partners, renamed
 from avcl.plugins.stella.philox import Use
 from avcl.plugins.stella.selection import (
@@ -223,3 +224,9 @@ def _entropy(weights: Tensor) -> Tensor:
 def strategies() -> Iterable[type[Strategy]]:
     """Register STELLA."""
     return [Stella]
+
+
+@hookimpl
+def doctor() -> Iterable[tuple[str, str]]:
+    """Say which form of the ops runs."""
+    return native.lines()

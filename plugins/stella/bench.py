@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch import Tensor
 from avcl.plugins import stella
 from avcl.plugins.stella import native, selection
 from avcl.plugins.stella.philox import Use, words
-from avcl.plugins.stella.reference import KERNELS, only, race
+from avcl.plugins.stella.reference import KERNELS, race
 
 Forms = dict[str, Callable[[], object]]
 
@@ -120,17 +121,18 @@ def peak(form: str, dtype: str, options: argparse.Namespace, device: torch.devic
 
 
 def show_peak(form: str, dtype: str) -> None:
-    """What ``peak`` runs; on Linux the unit is KiB."""
-    import resource
+    """What ``peak`` runs, on Linux: the resident memory's high-water mark, set back before the call."""
+    device, process = torch.device("cpu"), Path("/proc/self")
 
-    def highest() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def resident(line: str) -> int:
+        return int((process / "status").read_text().partition(f"{line}:")[2].split()[0])
 
-    scores(getattr(torch, dtype), torch.device("cpu"), clips=1)[form]()  # load what is loaded on first use
-    call = scores(getattr(torch, dtype), torch.device("cpu"))[form]
-    before = highest()
+    scores(getattr(torch, dtype), device, clips=1)[form]()  # loads what is loaded on first use
+    call = scores(getattr(torch, dtype), device)[form]
+    (process / "clear_refs").write_text("5")
+    before = resident("VmRSS")
     call()
-    say(f"peak +{(highest() - before) / 1024:.1f} MB")
+    say(f"peak +{(resident('VmHWM') - before) / 1024:.1f} MB")
 
 
 # ---- draws ---------------------------------------------------------------------------------------------------
@@ -206,22 +208,25 @@ def whole(clips: int, device: torch.device) -> dict[str, Callable[[], object]]:
     index = torch.arange(clips, device=device)
 
     def naive() -> None:
-        full = {
-            "audio": (naive_map(video_query, audio_key), naive_map(audio_query, video_key)),
-            "video": (naive_map(audio_query, video_key), naive_map(video_query, audio_key)),
-        }
-        means = {side: maps[0].softmax(-1).mean((1, 2)) for side, maps in full.items()}
-        tops = {side: mean.argsort(1, descending=True)[:, : mean.shape[1] // 2] for side, mean in means.items()}
+        # as the authors: both maps are sorted by importance along both axes, then cut to their best corner
+        maps = {"audio": video_query @ audio_key.mT * SCALE, "video": audio_query @ video_key.mT * SCALE}
+        means = {side: (scores / TEMPERATURE).softmax(-1).mean((1, 2)) for side, scores in maps.items()}
+        orders = {side: mean.argsort(1, descending=True) for side, mean in means.items()}
         drawn = {}
-        for side, other, past in (("audio", "video", past_video), ("video", "audio", past_audio)):
-            key = audio_key if side == "audio" else video_key
-            rows = full[side][0].gather(2, tops[other][:, None, :, None].expand(-1, HEADS, -1, key.shape[2]))
-            rows = rows.gather(3, tops[side][:, None, None].expand(-1, HEADS, rows.shape[2], -1))
-            share = means[other].gather(1, tops[other])
-            now = (rows * (share / share.sum(1, keepdim=True))[:, None, :, None]).sum(2) * TEMPERATURE
-            then = torch.einsum("bhld,bhd->bhl", key, past).gather(2, tops[side][:, None].expand(-1, HEADS, -1))
-            both = torch.stack([then * SCALE, now]).softmax(0)[0].mean(1)
-            drawn[side] = only(tops[side], torch.zeros_like(means[side]).scatter(1, tops[side], both)).bernoulli() > 0
+        for side, other, key, past in (
+            ("audio", "video", audio_key, past_video),
+            ("video", "audio", video_key, past_audio),
+        ):
+            order, rows = orders[side], orders[other]
+            keep, keep_rows = order.shape[1] // 2, rows.shape[1] // 2
+            corner = maps[side].gather(2, rows[:, None, :, None].expand_as(maps[side]))
+            corner = corner.gather(3, order[:, None, None].expand_as(corner))[:, :, :keep_rows, :keep]
+            share = means[other].gather(1, rows)[:, :keep_rows]
+            now = (corner * (share / share.sum(1, keepdim=True))[:, None, :, None]).sum(2)
+            then = torch.einsum("bhld,bhd->bhl", key, past) * SCALE
+            then = then.gather(2, order[:, None].expand_as(then))[..., :keep]
+            both = torch.stack([then, now]).softmax(0)[0].mean(1)
+            drawn[side] = torch.zeros_like(means[side]).scatter(1, order[:, :keep], both).bernoulli() > 0
         for _ in range(2):  # the current clips, the past ones
             for i in range(clips):
                 walk(means["audio"][i].cpu(), drawn["audio"][i].cpu(), AUDIO // 2, CHUNK * FREQS, 7, i)
@@ -243,11 +248,6 @@ def whole(clips: int, device: torch.device) -> dict[str, Callable[[], object]]:
         selection.sample(video, video_pruned, VIDEO // 2, use=Use.VIDEO, **to)
 
     return {"full maps and loops": naive, "ops": ops}
-
-
-def naive_map(query: Tensor, key: Tensor) -> Tensor:
-    """All scores of all heads."""
-    return query @ key.mT * (SCALE / TEMPERATURE)
 
 
 def step(threads: int, clips: int = 2) -> str:

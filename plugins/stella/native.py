@@ -4,6 +4,7 @@
 Callers, torch.compile and third parties use ``torch.ops.avcl`` and never have to know which one runs.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -45,6 +46,20 @@ def backends() -> Iterator[Backend]:
         for op in KERNELS:
             native = torch._C._dispatch_has_kernel_for_dispatch_key(f"avcl::{op}", device)
             yield Backend(op, device, native, reason)
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    """What runs, for people."""
+    for op, device, native, reason in backends():
+        how = f"native, {instructions()} kernels" if device == "CPU" else "native"
+        yield f"{op} on {device}", how if native else f"PyTorch: {reason}"
+
+
+def instructions() -> str:
+    """The instruction set that the native ops of the CPU use."""
+    library = ctypes.CDLL(str(find("_C")))
+    library.avcl_kernels.restype = ctypes.c_char_p
+    return library.avcl_kernels(None).decode()
 
 
 def find(name: str, folder: Path = FOLDER) -> Path | None:

@@ -133,6 +133,9 @@ void read(const Tensor& tensor, Type type, int64_t row, double* to) {
   }
 }
 
+// How many clips one thread must have at least: waking another one takes longer than a few thousand draws.
+int64_t grain(int64_t patches, int64_t cheap) { return cheap / patches + 1; }
+
 void check_rows(const Tensor& values, const Tensor& index) {
   STD_TORCH_CHECK(values.dim() == 2 && index.dim() == 1 && index.size(0) == values.size(0) &&
                       index.scalar_type() == ScalarType::Long,
@@ -145,7 +148,7 @@ Tensor prune(const Tensor& correlation, int64_t seed, int64_t use, const Tensor&
   const Type type = type_of(correlation);
   Tensor out = torch::stable::new_empty(correlation, {clips, patches}, ScalarType::Bool);
   bool* const result = static_cast<bool*>(out.mutable_data_ptr());
-  torch::stable::parallel_for(0, clips, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, clips, grain(patches, 60'000), [&](int64_t begin, int64_t end) {
     std::vector<double> chance(patches);
     for (int64_t clip = begin; clip < end; ++clip) {
       read(correlation, type, clip, chance.data());
@@ -159,7 +162,7 @@ Tensor prune(const Tensor& correlation, int64_t seed, int64_t use, const Tensor&
 
 // `choose(Selection&, index, out)` for every clip, with the clip's importance and pruned patches read in.
 template <typename Choose>
-Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, const Tensor& index,
+Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, const Tensor& index, int64_t cheap,
               const Choose& choose) {
   check_rows(importance, index);
   const int64_t clips = importance.size(0), patches = importance.size(1);
@@ -170,7 +173,7 @@ Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, cons
   const Type type = type_of(importance);
   Tensor out = torch::stable::new_empty(importance, {clips, keep}, ScalarType::Long);
   int64_t* const result = static_cast<int64_t*>(out.mutable_data_ptr());
-  torch::stable::parallel_for(0, clips, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, clips, grain(patches, cheap), [&](int64_t begin, int64_t end) {
     Selection selection(patches);
     for (int64_t clip = begin; clip < end; ++clip) {
       read(importance, type, clip, selection.weight.data());
@@ -184,7 +187,7 @@ Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, cons
 
 Tensor sample(const Tensor& importance, const Tensor& pruned, int64_t keep, int64_t seed, int64_t use,
               const Tensor& index) {
-  return select(importance, pruned, keep, index, [=](Selection& selection, int64_t number, int64_t* chosen) {
+  return select(importance, pruned, keep, index, 10'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
     selection.sample(keep, seed, use, number, chosen);
   });
 }
@@ -194,7 +197,7 @@ Tensor select_chunks(const Tensor& importance, const Tensor& pruned, int64_t kee
   STD_TORCH_CHECK(importance.dim() == 2 && chunk > 0 && importance.size(1) % chunk == 0, "avcl::select_chunks: chunk: ",
                   chunk, " does not divide the patches");
   const bool neighbours = cut == "neighbours";
-  return select(importance, pruned, keep, index, [=](Selection& selection, int64_t number, int64_t* chosen) {
+  return select(importance, pruned, keep, index, 60'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
     selection.chunks(keep, chunk, neighbours, seed, number, chosen);
   });
 }
