@@ -14,23 +14,29 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 TORCH = "torch>=2.11,<2.15"
 TARGET = "0x020b000000000000"  # libraries run on torch 2.11 and every later one
 ARCHITECTURES = "8.0;9.0+PTX"
 MODES = ("auto", "1", "0")
+COMPILES_NOTHING = {"sdist", "egg_info", "dist_info"}
+"""Commands for which torch need not be there."""
 
 
-def get_requires_for_build_wheel(config_settings=None):
+def get_requires_for_build_wheel(config_settings=None) -> list[str]:
     """What the isolated environment needs."""
-    return build_meta.get_requires_for_build_wheel(config_settings) + requirements()
+    return requirements()
 
 
-def get_requires_for_build_editable(config_settings=None):
+def get_requires_for_build_editable(config_settings=None) -> list[str]:
     """What the isolated environment needs."""
-    return build_meta.get_requires_for_build_editable(config_settings) + requirements()
+    return requirements()
+
+
+def get_requires_for_build_sdist(config_settings=None) -> list[str]:
+    """What the isolated environment needs."""
+    return []
 
 
 def requirements() -> list[str]:
@@ -85,6 +91,8 @@ def find_cuda() -> None:
 def native(sources: str, package: str) -> dict:
     """What ``setup()`` needs to build ``package._C`` from ``sources/cpu`` and ``package._C_cuda`` from ``/cuda``."""
     wanted, cuda = mode("AVCL_BUILD_EXT"), mode("AVCL_BUILD_CUDA")
+    if COMPILES_NOTHING.intersection(sys.argv):
+        return {}
     if wanted == "0":
         say("AVCL_BUILD_EXT=0: the ops will run in PyTorch")
         return {}

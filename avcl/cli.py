@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,6 +135,74 @@ def show(name: Annotated[str, typer.Argument(help="A name that `avcl list` shows
     from avcl.registry import registry
 
     show_one(registry(), name)
+
+
+data = typer.Typer(no_args_is_help=True, help="Look into a scenario's clips, and decode them once for all.")
+app.add_typer(data, name="data")
+
+
+@data.command("check")
+def data_check(
+    config: Config,
+    sets: Sets = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the list of all clips.", show_default=False)] = None,
+) -> None:
+    """Count what is found, missing, unreadable, mute, still, short or double, per task and split."""
+    from avcl.configfile import load
+
+    raw = load(config, sets)
+
+    from avcl.data import check, scenario_of_files
+    from avcl.listing import write
+
+    report = check(scenario_of_files(raw))
+    write(report.table(), f"fingerprint {report.fingerprint}")
+    if out:
+        report.write(out)
+        write(f"The list is in {out}")
+
+
+@data.command("prepare")
+def data_prepare(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="The folder of the store.", show_default=False)],
+    sets: Sets = [],  # noqa: B006
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Make the I-th of N parts; merge them.")] = "1/1",
+    rate: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 8.0,
+    codec: Annotated[str, typer.Option(help="jpeg, or png, which loses nothing.")] = "jpeg",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = 90,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one on each core.")] = 0,
+) -> None:
+    """Decode every clip once into a store that `scenario.store` reads; the same command goes on after a stop."""
+    from avcl.configfile import load
+
+    share, _, parts = shard.partition("/")
+    if not (share.isdigit() and parts.isdigit() and 1 <= int(share) <= int(parts)):
+        raise UserError(f"--shard: {shard!r} is not allowed: I/N is needed, as in 1/8")
+    if codec not in ("jpeg", "png"):
+        raise UserError(f"--codec: {codec!r} is not allowed: jpeg or png is needed")
+    raw = load(config, sets)
+
+    from avcl.data import prepare, scenario_of_files
+    from avcl.listing import write
+
+    cores = len(os.sched_getaffinity(0))
+    options: Any = {"rate": rate, "codec": codec, "quality": quality, "workers": workers or cores}
+    for line in prepare(scenario_of_files(raw), out, share=int(share), of=int(parts), **options):
+        write(line)
+
+
+@data.command("merge")
+def data_merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders that `avcl data prepare --shard` made.")],
+    out: Annotated[Path, typer.Option(help="The folder of the store.", show_default=False)],
+) -> None:
+    """Bring the parts of a store together, and complete it."""
+    from avcl.data import merged
+    from avcl.listing import write
+
+    for line in merged(parts, out):
+        write(line)
 
 
 @app.command()

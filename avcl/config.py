@@ -79,6 +79,11 @@ def parts(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**made, "settings": _spelled_out(top, made)}
 
 
+def scenario_of(raw: Mapping[str, Any]) -> Scenario:
+    """The scenario that a file describes, whatever else is in it; SettingsError lists every mistake."""
+    return build(*_named("scenarios", raw.get("scenario", Sections.scenario), "scenario"), "scenario")
+
+
 def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of the run, defaults too, as plain values."""
     from avcl.learner import settings_of_learner

@@ -198,6 +198,7 @@ class Run:
             "joint": self.joint,
             "parameters": sum(p.numel() for p in learner.model.parameters()),
             "clips": [len(experience.dataset) for experience in self.benchmark.train_stream],
+            "data": self.scenario.fingerprint,
             "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},
         }
 

@@ -75,6 +75,11 @@ class Scenario(Component):
         return []
 
     @property
+    def fingerprint(self) -> str | None:
+        """A text that changes when a clip does, for ``run.json``; None where nothing but the settings decides."""
+        return None
+
+    @property
     def bundled_weights(self) -> Path:
         """Where weights that come with the scenario lie: ``weights/<name>.safetensors`` beside its module."""
         return Path(inspect.getfile(type(self))).parent / "weights" / f"{self.name}.safetensors"

@@ -90,7 +90,9 @@ class GMED(Rehearsal):
         sides = {"audio": clip.audio.detach().requires_grad_(), "video": clip.video.detach().requires_grad_()}
         loss = functional_call(learner.backbone, weights, (Clip(**clip.tensors() | sides), masks)).loss.mean()
         found = gradients(learner, loss, list(sides.values()))
-        return None if found is None else dict(zip(sides, found, strict=True))
+        if found is None:
+            return None
+        return {side: slope for side, slope in zip(sides, found, strict=True) if slope is not None}
 
     def remember(self, learner: Learner) -> dict[str, Tensor]:
         """The current clips are as yet unedited."""

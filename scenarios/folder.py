@@ -16,15 +16,10 @@ from pydantic import Field
 from avcl.errors import nearest
 from avcl.hookspecs import hookimpl
 from avcl.media.files import Source
-from avcl.media.scenario import SPLITS, FromFiles
+from avcl.media.scenario import ENDINGS, SPLITS, FromFiles
 from avcl.streams import Split
 
 log = logging.getLogger(__name__)
-
-ENDINGS = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"),
-    *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf"),
-)
 
 
 class Found(NamedTuple):
@@ -68,15 +63,18 @@ class Folder(FromFiles):
         labels = {name: label for label, name in enumerate(self.class_names)}
         tasks = {name: task for task, name in enumerate(self.task_names)}
         return [
-            Source(str(found.path), labels[found.label], tasks[found.task], index)
+            self._source(found, labels[found.label], tasks[found.task], index)
             for index, found in enumerate(self._found)
             if found.split == split and found.task in tasks
         ]
 
     def mistakes(self) -> Iterator[str]:
         """The folders must be there, with clips in each."""
-        yield from super().mistakes()
-        if not self._root.is_dir():
+        wrong = list(super().mistakes())
+        yield from wrong
+        if wrong:
+            return
+        if self._store is None and not self._root.is_dir():
             yield f"root: {self.root!r} is no folder; it must hold <task>/<class>/<clip>.mp4"
             return
         try:
@@ -104,19 +102,33 @@ class Folder(FromFiles):
     def _root(self) -> Path:
         return Path(self.root).expanduser()
 
+    def _source(self, found: Found, label: int, task: int, index: int) -> Source:
+        name = found.path.relative_to(self._root).as_posix()
+        stored = self._store.find(found.split, name, label, task, index) if self._store else None
+        return stored or Source(str(found.path), label, task, index, name)
+
     @cached_property
     def _divided(self) -> bool:
         """Whether the splits are folders."""
-        return {folder.name for folder in folders(self._root)} == set(SPLITS)
+        return self._store is None and {folder.name for folder in folders(self._root)} == set(SPLITS)
 
     @cached_property
     def _tasks(self) -> list[str]:
+        if self._store:
+            return sorted({entry.task for entry in self._store.entries}, key=natural)
         tops = [self._root / split for split in SPLITS] if self._divided else [self._root]
         return sorted({folder.name for top in tops for folder in folders(top)}, key=natural)
 
     @cached_property
     def _found(self) -> list[Found]:
-        """Every clip below the root, in natural order."""
+        """Every clip below the root, in natural order, or those that a store was made of."""
+        if self._store:
+            return [
+                Found(split, entry.task, entry.label, self._root / entry.source.name)
+                for entry in self._store.entries
+                for split in SPLITS
+                if split == entry.split
+            ]
         if self._divided:
             return [Found(split, *clip) for split in SPLITS for clip in listing(self._root / split)]
         found = []

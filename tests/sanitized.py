@@ -14,7 +14,10 @@ ops = getattr(torch.ops, namespace)
 torch.manual_seed(0)
 calls = 0
 
-SHAPES = [(1, 1, 1, 1, 1), (2, 3, 5, 7, 8), (1, 2, 13, 33, 17), (2, 1, 70, 65, 64), (1, 1, 266, 31, 3), (1, 2, 9, 40, 128)]
+SHAPES = [
+    (1, 1, 1, 1, 1), (2, 3, 5, 7, 8), (1, 2, 13, 33, 17),
+    (2, 1, 70, 65, 64), (1, 1, 266, 31, 3), (1, 2, 9, 40, 128),
+]
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 for (clips, heads, rows, keys, depth), dtype, apart in itertools.product(SHAPES, TYPES, (True, False)):
     query, key = torch.randn(clips, rows, heads, depth).to(dtype), torch.randn(clips, keys, heads, depth).to(dtype)

@@ -77,12 +77,10 @@ def test_evaluating_every_epoch_within_training(make_learner):
     assert retrieval.history == {}
 
 
-@pytest.mark.parametrize("module", ["avcl.compat", "avcl.learner", "avcl.run"])
-def test_importing_warns_of_nothing(module):
+def test_importing_warns_of_nothing():
     """Under -W error Avalanche alone cannot be imported: it looks for a QP solver."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {module}"], capture_output=True, text=True, timeout=120
-    )
+    ask = [sys.executable, "-W", "error", "-c", "import avcl.run"]
+    result = subprocess.run(ask, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
 
 

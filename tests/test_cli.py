@@ -60,7 +60,7 @@ def test_completion_imports_nothing_heavy() -> None:
     asked = {"_AVCL_COMPLETE": "complete_bash", "COMP_WORDS": "avcl ", "COMP_CWORD": "1"}
     result = fresh("sys.argv = ['avcl']\nfrom avcl.cli import app\napp(prog_name='avcl')", **asked)
     assert result.stderr == "[]\n"
-    assert result.stdout.split() == ["train", "pretrain", "list", "show"]
+    assert result.stdout.split() == ["train", "pretrain", "list", "show", "doctor", "data"]
 
 
 def test_a_mistake_in_a_file_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:

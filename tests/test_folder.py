@@ -257,7 +257,7 @@ def test_a_split_without_a_usable_file_ends_the_run(grow):
 def test_what_a_sample_needs(tmp_path, settings, reason):
     path = write_clip(tmp_path / "clip.mp4", **settings)
     with pytest.raises(BadClip) as bad:
-        inspect(str(path), window=1.0, seconds=2.0)
+        inspect(Source(str(path), 0, 0, 0), window=1.0, seconds=2.0)
     assert bad.value.reason == reason
 
 
@@ -266,7 +266,7 @@ def test_sound_that_turns_out_shorter_than_its_time_stamps(tmp_path):
     path = write_clip(tmp_path / "clip.mkv", seconds=2, audio="pcm_s16le", layout="mono", tracks=[{0: tone}])
     rate, wrong = (b"\xb5\x88" + struct.pack(">d", hertz) for hertz in (44100, 3 * 44100))
     path.write_bytes(path.read_bytes().replace(rate, wrong))
-    assert inspect(str(path), window=1.0, seconds=2.0).audio == pytest.approx(1.8, abs=0.1)
+    assert inspect(Source(str(path), 0, 0, 0), window=1.0, seconds=2.0).audio == pytest.approx(1.8, abs=0.1)
     clips = Files([Source(str(path), 0, 0, 0)], Shape(2, 32, 32, 128, 32), window=1.0, seconds=2.0)
     with pytest.raises(BadClip) as bad:
         clips[0]

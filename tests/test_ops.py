@@ -361,6 +361,7 @@ def test_the_reference_runs_under_the_same_names():
     code = (
         "import torch; from avcl.plugins.stella import native\n"
         "assert not any(backend.native for backend in native.backends())\n"
+        "assert all(state == 'PyTorch: AVCL_OPS=reference' for _, state in native.lines())\n"
         "w, none, index = torch.ones(1, 8), torch.zeros(1, 8, dtype=torch.bool), torch.zeros(1).long()\n"
         "print(torch.ops.avcl.sample(w.requires_grad_(), none, 4, -3, 2, index).tolist())\n"
     )

@@ -130,7 +130,8 @@ def test_an_unknown_name_tells_of_broken_plugins_in_the_same_line(plugins: Plugi
         ),
         (
             HEAD + "def strategies(): return []",
-            "implements no hook; decorate one of backbones, doctor, loggers, metrics, scenarios, strategies with avcl.hookimpl",
+            "implements no hook; decorate one of backbones, doctor, loggers, metrics, scenarios, strategies "
+            "with avcl.hookimpl",
         ),
         (
             HEAD + "@hookimpl\ndef strategies(): return Strategy",

@@ -4,30 +4,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.random import Generator
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from avcl.clip import Shape
 from avcl.media import decode, logmel, transforms, windows
+from avcl.media.digest import digest
 from avcl.streams import augmentation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """A file with its label, its task and its number, which is unique in its scenario."""
+    """A file with its label, its task and its number, which is unique in its scenario.
+
+    What is read of a clip is read through these methods, which raise BadClip; subclasses read from elsewhere.
+    ``name``: how lists and reports call the clip, wherever it lies.
+    """
 
     path: str
     label: int
     task: int
     index: int
+    name: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files whose bytes make the clip."""
+        return (self.path,)
+
+    def digest(self) -> str:
+        """A text that tells apart clips of different content."""
+        return digest(self.files)
+
+    def probe(self, until: float) -> decode.Probe:
+        """What its first seconds hold, without decoding."""
+        return decode.probe(self.path, until)
+
+    def pictures(self, times: Sequence[float]) -> Tensor:
+        """The pictures (T, 3, H, W) uint8 shown at ascending ``times``."""
+        return decode.frames(self.path, times)
+
+    def sound(self, seconds: float) -> Tensor:
+        """Its first ``seconds`` of sound (samples,), float32 at 16 kHz."""
+        return decode.sound(self.path, seconds=seconds)
 
 
-def inspect(path: str, window: float, seconds: float) -> decode.Probe:
-    """What the first ``seconds`` of a file hold; raises BadClip unless there is a ``window`` of video and audio."""
-    found = decode.probe(path, until=seconds)
+def inspect(source: Source, window: float, seconds: float) -> decode.Probe:
+    """What the first ``seconds`` of a clip hold; raises BadClip unless there is a ``window`` of video and audio."""
+    found = source.probe(seconds)
     for kind, length in (("video", found.video), ("audio", found.audio)):
         if length is None:
-            raise decode.bad(path, f"no {kind} stream")
-        _require(path, kind, length, window)
+            raise decode.bad(source.path, f"no {kind} stream")
+        _require(source.path, kind, length, window)
     return found
 
 
@@ -52,19 +81,10 @@ class Files(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         """One sample; raises BadClip where the file cannot be used."""
         source = self.sources[number]
-        path, chance = source.path, augmentation(source.index)
-        frames, height, width, times, mels = self.shape
-        found = inspect(path, self.window, self.seconds)
-        length = min(found.video or 0.0, self.seconds)
-        if chance is None:
-            start = windows.middle_start(length, self.window)
-        else:
-            start = windows.random_start(length, self.window, chance)
-        pictures = decode.frames(path, windows.frame_times(start, self.window, frames))
+        chance = augmentation(source.index)
+        _, height, width, times, mels = self.shape
+        pictures, wave = self.decoded(source, chance)
         pictures = transforms.shrink(pictures, *transforms.store_size(height, width))
-        heard = min(self.seconds, times * logmel.HOP)
-        wave = decode.sound(path, seconds=heard)
-        _require(path, "audio", len(wave) / decode.RATE, min(self.window, heard))  # a header can be wrong
         mel = logmel.log_mel(wave, times, mels)
         if chance is None:
             pictures = transforms.resize(pictures, height, width)
@@ -78,3 +98,17 @@ class Files(Dataset):
             "label": source.label,
             "task": source.task,
         }
+
+    def decoded(self, source: Source, chance: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The pictures (T, 3, H, W) uint8 and the sound (samples,) of one window, by ``chance`` or in the middle."""
+        found = inspect(source, self.window, self.seconds)
+        length = min(found.video or 0.0, self.seconds)
+        if chance is None:
+            start = windows.middle_start(length, self.window)
+        else:
+            start = windows.random_start(length, self.window, chance)
+        pictures = source.pictures(windows.frame_times(start, self.window, self.shape.frames))
+        heard = min(self.seconds, self.shape.times * logmel.HOP)
+        wave = source.sound(heard)
+        _require(source.path, "audio", len(wave) / decode.RATE, min(self.window, heard))  # a header can be wrong
+        return pictures, wave

@@ -5,16 +5,33 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from avcl.clip import Shape
 from avcl.errors import BadClip, UserError
+from avcl.media import transforms
+from avcl.media.digest import fingerprint
 from avcl.media.files import Files, Source, inspect
+from avcl.media.store import Store
 from avcl.settings import Count, Fraction, Positive
 from avcl.streams import Scenario, Split
 
 log = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, Split] = ("train", "eval")
+ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"),
+    *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf"),
+)
+
+
+class Absent(NamedTuple):
+    """A clip that was listed and is in no dataset: ``reason`` says why, ``task`` is empty where it has none."""
+
+    split: str
+    task: str
+    name: str
+    reason: str
 
 
 @dataclass(kw_only=True)
@@ -24,7 +41,8 @@ class FromFiles(Scenario):
     ``frames``, ``height``, ``width``: what of a video a sample shows · ``times``, ``mels``: the size of its
     log-mel spectrogram, 10 ms for each of the times · ``window``: seconds over which the frames are spread ·
     ``seconds``: how much of every file is used, from its start · ``max_bad_share``: share of a task's files
-    that may be unusable; they are skipped and named in the log.
+    that may be unusable; they are skipped and named in the log · ``store``: a folder that ``avcl data prepare``
+    made of these clips, to be read in place of the files.
     """
 
     frames: Count = 4
@@ -35,9 +53,20 @@ class FromFiles(Scenario):
     window: Positive = 4.0
     seconds: Positive = 10.0
     max_bad_share: Fraction = 0.1
+    store: str | None = None
 
     def sources(self, split: Split) -> Sequence[Source]:
         """All files of a split, before anybody looked into them."""
+        raise NotImplementedError
+
+    @property
+    def absent(self) -> list[Absent]:
+        """Clips that were asked for and are not among the ``sources``."""
+        return []
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by label."""
         raise NotImplementedError
 
     @property
@@ -60,23 +89,41 @@ class FromFiles(Scenario):
         return Files(usable, self.shape, self.window, self.seconds)
 
     def mistakes(self) -> Iterator[str]:
-        """The window must fit."""
+        """The window must fit, and the store be whole and of these sizes."""
         if self.window > self.seconds:
             yield f"window: {self.window:g} is longer than the {self.seconds:g} seconds used of every file"
+        if self.store is None:
+            return
+        try:
+            form = Store(self.store).form
+        except UserError as error:
+            yield f"store: {error}"
+            return
+        size = transforms.store_size(self.height, self.width)
+        if (form.height, form.width) != size:
+            kept = f"{form.height} x {form.width}"
+            yield f"store: its frames are {kept}; {size[0]} x {size[1]} are needed for height and width"
+        if form.seconds < self.seconds:
+            yield f"store: has {form.seconds:g} seconds of every clip; seconds asks for {self.seconds:g}"
+
+    @cached_property
+    def _store(self) -> Store | None:
+        return Store(self.store) if self.store else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the clips that are there, good or bad: split, task, name and content of each."""
+        listed = [(split, source) for split in SPLITS for source in self.sources(split)]
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(lambda pair: pair[1].digest(), listed))
+        names = [(split, self.task_names[source.task], source.name) for split, source in listed]
+        return fingerprint((*name, text) for name, text in zip(names, digests, strict=True))
 
     @cached_property
     def _faults(self) -> dict[str, BadClip | None]:
         """What is wrong with each file, by its packets; UserError where too many of a task are bad."""
         listed = [source for split in SPLITS for source in self.sources(split)]
-        log.info("looking into %d files", len(listed))
-        with ThreadPoolExecutor() as pool:
-            paths = [source.path for source in listed]
-            faults = dict(zip(paths, pool.map(self._fault, paths), strict=True))
-        found = [fault for fault in faults.values() if fault]
-        for fault in found:
-            log.warning("skipped %s", fault)
-        if found:
-            log.warning("%d of %d files cannot be used", len(found), len(faults))
+        faults = self._looked_into(listed)
         for task, name in enumerate(self.task_names):
             mine = [faults[source.path] for source in listed if source.task == task]
             bad = [fault for fault in mine if fault]
@@ -87,9 +134,21 @@ class FromFiles(Scenario):
                 )
         return faults
 
-    def _fault(self, path: str) -> BadClip | None:
+    def _looked_into(self, listed: Sequence[Source]) -> dict[str, BadClip | None]:
+        """What is wrong with each file, by its path; the bad ones are named in the log."""
+        log.info("looking into %d files", len(listed))
+        with ThreadPoolExecutor() as pool:
+            faults = dict(zip([source.path for source in listed], pool.map(self._fault, listed), strict=True))
+        found = [fault for fault in faults.values() if fault]
+        for fault in found:
+            log.warning("skipped %s", fault)
+        if found:
+            log.warning("%d of %d files cannot be used", len(found), len(faults))
+        return faults
+
+    def _fault(self, source: Source) -> BadClip | None:
         try:
-            inspect(path, self.window, self.seconds)
+            inspect(source, self.window, self.seconds)
         except BadClip as fault:
             return fault
         return None

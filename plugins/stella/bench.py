@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from avcl.plugins import stella
 from avcl.plugins.stella import native, selection
-from avcl.plugins.stella.philox import Use, words
-from avcl.plugins.stella.reference import KERNELS, race
+from avcl.plugins.stella.philox import Use
+from avcl.plugins.stella.reference import KERNELS
 
 Forms = dict[str, Callable[[], object]]
 
@@ -46,7 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        return show_peak(*options.peak)
+        show_peak(*options.peak)
+        return
     device = torch.device(options.device)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     say(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads{load}")
@@ -149,7 +151,7 @@ def draws(device: torch.device, clips: int = 48) -> dict[str, Forms]:
     flat = (top + VIDEO * index[:, None]).flatten()
     return {
         f"select_chunks, B={clips}": {
-            "walk, clip by clip": lambda: [walk(audio[i], audio_pruned[i], keep, length, 7, i) for i in range(clips)],
+            "a walk for each clip": lambda: [walk(audio[i], audio_pruned[i], keep, length) for i in range(clips)],
             "vectorised PyTorch": lambda: KERNELS["select_chunks"](
                 audio, audio_pruned, keep, length, "neighbours", 7, index
             ),
@@ -173,25 +175,23 @@ def draws(device: torch.device, clips: int = 48) -> dict[str, Forms]:
     }
 
 
-def walk(weight: Tensor, pruned: Tensor, keep: int, chunk: int, seed: int, index: int) -> list[int]:
-    """Algorithm 1 for one clip, chunk by chunk, as it is printed."""
-    count = len(weight) // chunk
-    number = torch.tensor([index])
-    order = race(weight.view(count, chunk).mean(1)[None].cpu(), seed=seed, use=Use.AUDIO, index=number)[0].tolist()
-    coins = words(seed, Use.CUT, number, count)[0].tolist()
-    left = (~pruned).tolist()
-    kept: list[int] = []
-    taken: set[int] = set()
-    for turn in order:
-        members = [p for p in range(turn * chunk, (turn + 1) * chunk) if left[p]]
-        surplus = len(kept) + len(members) - keep
-        if surplus > 0:
+def walk(weight: Tensor, pruned: Tensor, keep: int, chunk: int) -> Tensor:
+    """Algorithm 1 for one clip, chunk by chunk, as the authors do it: on a mask of what is dropped."""
+    order = weight.view(-1, chunk).mean(1).multinomial(len(weight) // chunk)
+    dropped, total, taken = pruned.clone(), 0, set()
+    for turn in order.tolist():
+        here = dropped[turn * chunk : (turn + 1) * chunk]
+        total += int((~here).sum())
+        if total - keep > chunk:
+            here.fill_(True)
+        elif total > keep:
             before, after = turn - 1 in taken, turn + 1 in taken
-            head = coins[turn] < 2**31 if before == after else after
-            return kept + (members[surplus:] if head else members[: len(members) - surplus])
-        kept += members
+            left = (~here).nonzero().squeeze(1)
+            head = random.random() < 0.5 if before == after else after
+            here[left[: total - keep] if head else left[len(left) - (total - keep) :]] = True
+            total = keep + chunk + 1  # all that come later are dropped
         taken.add(turn)
-    return kept
+    return dropped.int().argsort(stable=True)[:keep]
 
 
 # ---- a step --------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def whole(clips: int, device: torch.device) -> dict[str, Callable[[], object]]:
             drawn[side] = torch.zeros_like(means[side]).scatter(1, order[:, :keep], both).bernoulli() > 0
         for _ in range(2):  # the current clips, the past ones
             for i in range(clips):
-                walk(means["audio"][i].cpu(), drawn["audio"][i].cpu(), AUDIO // 2, CHUNK * FREQS, 7, i)
+                walk(means["audio"][i].cpu(), drawn["audio"][i].cpu(), AUDIO // 2, CHUNK * FREQS)
                 means["video"][i].masked_fill(drawn["video"][i], 1e-30).multinomial(VIDEO // 2)
 
     def ops() -> None:

@@ -51,12 +51,12 @@ def backends() -> Iterator[Backend]:
 def lines() -> Iterator[tuple[str, str]]:
     """What runs, for people."""
     for op, device, native, reason in backends():
-        how = f"native, {instructions()} kernels" if device == "CPU" else "native"
+        how = f"native, {instructions()} kernels" if native and device == "CPU" else "native"
         yield f"{op} on {device}", how if native else f"PyTorch: {reason}"
 
 
 def instructions() -> str:
-    """The instruction set that the native ops of the CPU use."""
+    """The instruction set that the native ops of the CPU use; only for a library that is loaded."""
     library = ctypes.CDLL(str(find("_C")))
     library.avcl_kernels.restype = ctypes.c_char_p
     return library.avcl_kernels(None).decode()

@@ -50,7 +50,7 @@ struct Selection {
         for (int64_t j = half; j < left; ++j) part[j - half] += part[j];
       weight[c] = part[0] / static_cast<double>(chunk);  // c <= c * chunk: the rest has been read
     }
-    order.resize(count), rank.resize(count), room.resize(count);
+    order.resize(patches + 1), rank.resize(count), room.resize(count);
     race(weight.data(), count, count, seed, kUseAudio, index, field, order.data());
     int64_t left_over = keep;
     for (int64_t r = 0; r < count; ++r) {
@@ -59,7 +59,7 @@ struct Selection {
       room[order[r]] = left_over;  // when it is this chunk's turn
       left_over -= std::count(part, part + chunk, 0);
     }
-    int64_t* next = chosen;
+    int64_t* next = order.data();  // chosen patches, then the others; one more is written than counts
     for (int64_t c = 0; c < count; ++c) {
       uint8_t* part = pruned.data() + c * chunk;
       const int64_t here = std::count(part, part + chunk, 0);
@@ -68,15 +68,20 @@ struct Selection {
           drops_head(c > 0 ? rank[c - 1] : count, rank[c], c + 1 < count ? rank[c + 1] : count,
                      word(seed, kUseCut, index, c));
       const int64_t from = head ? surplus : 0, to = from + here - surplus;
+      // without a branch: which patches are pruned cannot be foreseen
       for (int64_t j = 0, place = 0; j < chunk; ++j) {
-        if (part[j]) continue;
-        if (from <= place && place < to) *next++ = c * chunk + j;
-        else part[j] = 1;
-        ++place;
+        const bool left = !part[j], take = left & (from <= place) & (place < to);
+        *next = c * chunk + j;
+        next += take;
+        place += left;
+        part[j] = !take;
       }
     }
-    for (int64_t j = 0; j < patches && next < chosen + keep; ++j)
-      if (pruned[j]) *next++ = j;
+    for (int64_t j = 0; j < patches; ++j) {
+      *next = j;
+      next += pruned[j] != 0;
+    }
+    std::copy_n(order.data(), keep, chosen);
   }
 };
 

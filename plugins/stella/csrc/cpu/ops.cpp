@@ -171,14 +171,15 @@ Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, cons
                   "avcl: pruned must be bool (B, L)");
   STD_TORCH_CHECK(0 <= keep && keep <= patches, "avcl: keep: ", keep, " of ", patches, " patches is not possible");
   const Type type = type_of(importance);
+  const bool* const out_of = data_of<bool>(pruned);
+  const int64_t row = pruned.stride(0), column = pruned.stride(1);
   Tensor out = torch::stable::new_empty(importance, {clips, keep}, ScalarType::Long);
   int64_t* const result = static_cast<int64_t*>(out.mutable_data_ptr());
   torch::stable::parallel_for(0, clips, grain(patches, cheap), [&](int64_t begin, int64_t end) {
     Selection selection(patches);
     for (int64_t clip = begin; clip < end; ++clip) {
       read(importance, type, clip, selection.weight.data());
-      for (int64_t j = 0; j < patches; ++j)
-        selection.pruned[j] = data_of<bool>(pruned)[clip * pruned.stride(0) + j * pruned.stride(1)];
+      for (int64_t j = 0; j < patches; ++j) selection.pruned[j] = out_of[clip * row + j * column];
       choose(selection, data_of<int64_t>(index)[clip * index.stride(0)], result + clip * keep);
     }
   });
@@ -187,7 +188,7 @@ Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, cons
 
 Tensor sample(const Tensor& importance, const Tensor& pruned, int64_t keep, int64_t seed, int64_t use,
               const Tensor& index) {
-  return select(importance, pruned, keep, index, 10'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
+  return select(importance, pruned, keep, index, 20'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
     selection.sample(keep, seed, use, number, chosen);
   });
 }

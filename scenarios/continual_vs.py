@@ -1,0 +1,37 @@
+"""Continual-VS (STELLA, ICML 2024, arXiv:2310.08204): VGGSound as 8 tasks of 20 classes.
+
+How we differ: clips are found in VGGSound's own list, as far as they are there, and not in a list of clips that
+somebody else had; so the first 400 of a class may be others.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from avcl.hookspecs import hookimpl
+from avcl.media.scenario import FromFiles
+from avcl.scenarios.listed import Listed
+from avcl.settings import Count
+
+
+@dataclass(kw_only=True)
+class ContinualVS(Listed):
+    """VGGSound below ``root``, with its ``vggsound.csv`` or any list that ``listed`` reads: 8 tasks, 160 classes.
+
+    As published: at most 400 training clips of a class, and 5 to be retrieved, the first ones of the test
+    list. ``gallery: all`` adds the other classes of the categories, as the authors' code does: 309 classes.
+    """
+
+    name: ClassVar[str] = "continual-vs"
+
+    split: str = "continual_vs"
+    train: str = "vggsound.csv"
+    eval: str = "vggsound.csv"
+    train_per_class: Count | None = 400
+    eval_per_class: Count | None = 5
+
+
+@hookimpl
+def scenarios() -> Iterable[type[FromFiles]]:
+    """What this module offers."""
+    return [ContinualVS]

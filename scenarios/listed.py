@@ -1,0 +1,276 @@
+"""A stream from published lists of clips: a YAML file says which classes make which task."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from avcl.errors import BadClip, UserError, nearest
+from avcl.hookspecs import hookimpl
+from avcl.media.extracted import Extracted
+from avcl.media.files import Files, Source
+from avcl.media.readers import Row, label_names, read
+from avcl.media.scenario import ENDINGS, SPLITS, Absent, FromFiles
+from avcl.scenarios.splits import Categories, key, read_categories
+from avcl.settings import Count
+from avcl.streams import Split
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Selection:
+    """What the lists gave: clips by split, clips left out, and clips of no task, to pre-train on."""
+
+    sources: dict[Split, list[Source]] = field(default_factory=lambda: {"train": [], "eval": []})
+    absent: list[Absent] = field(default_factory=list)
+    spare: list[Source] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Listed(FromFiles):
+    """Clips named by lists of VGGSound, AudioSet, CAV-MAE or STELLA, below one folder; a new split is a YAML file.
+
+    ``root``: the folder below which all files lie, however deep · ``split``: a YAML file of tasks and their
+    classes, or a bundled one, ``continual_vs`` or ``continual_as`` · ``train``, ``eval``: lists, below
+    ``root``; one that says train or test for every clip serves as both · ``labels``: a
+    ``class_labels_indices.csv``, to tell a class of no task from one that does not exist · ``order``:
+    ``main``, ``shuffled``, another order of the YAML file, or a list of tasks, all or some ·
+    ``train_per_class``, ``eval_per_class``: at most so many clips of a class, the first ones that are there ·
+    ``gallery``: evaluate on the task's classes, or on all of its category too · ``pretraining``: clips of
+    classes that are in no task, or the STELLA authors' larger set, which has all clips that the tasks do not
+    train on; ``pretraining_lists`` adds clips. A clip whose labels belong to two tasks is left out.
+    """
+
+    name: ClassVar[str] = "listed"
+
+    root: str
+    split: str
+    train: str
+    eval: str
+    labels: str | None = None
+    order: str | tuple[str, ...] = "main"
+    train_per_class: Count | None = None
+    eval_per_class: Count | None = None
+    gallery: Literal["task classes", "all"] = "task classes"
+    pretraining: Literal["unused", "authors"] | None = None
+    pretraining_lists: tuple[str, ...] = ()
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """``order``, spelled out."""
+        return self._categories.orders[self.order] if isinstance(self.order, str) else self.order
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by label, in the order of the YAML file; those of the gallery alone are the last."""
+        parts = (self._categories.tasks, self._categories.others)
+        return tuple(entry.name for part in parts for classes in part.values() for entry in classes)
+
+    def sources(self, split: Split) -> list[Source]:
+        """The clips of a split that are there; their numbers and labels do not depend on ``order``."""
+        return self._selection.sources[split]
+
+    @property
+    def absent(self) -> list[Absent]:
+        """Clips that are missing, listed twice, of two tasks, or of an unknown class, and bad rows."""
+        return self._selection.absent
+
+    def pretraining_clips(self) -> Files | None:
+        """What ``pretraining`` says, as far as it can be used."""
+        if self.pretraining is None:
+            return None
+        spare = self._selection.spare
+        faults = self._looked_into(spare)
+        return Files([s for s in spare if not faults[s.path]], self.shape, self.window, self.seconds)
+
+    def mistakes(self) -> Iterator[str]:
+        """The lists must be there, and the tasks known."""
+        wrong = list(super().mistakes())
+        yield from wrong
+        if wrong:
+            return
+        if not self._root.is_dir():
+            yield f"root: {self.root!r} is no folder; it must hold the lists and the clips"
+            return
+        for setting in ("train", "eval", "labels"):
+            path = getattr(self, setting)
+            if path is not None and not (self._root / path).is_file():
+                yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root"
+        try:
+            known = self._categories
+        except UserError as error:
+            yield from (f"split: {line}" for line in str(error).splitlines())
+            return
+        if isinstance(self.order, str):
+            if self.order not in known.orders:
+                yield f"order: {self.order!r} is no order of {self.split!r}{nearest(self.order, known.orders)}"
+            return
+        if not self.order:
+            yield "order: [] has no task"
+        for task, times in Counter(self.order).items():
+            if task not in known.tasks:
+                yield f"order: {task!r} is no task of {self.split!r}{nearest(task, known.tasks)}"
+            elif times > 1:
+                yield f"order: {task!r} is given {times} times"
+
+    @cached_property
+    def _root(self) -> Path:
+        return Path(self.root).expanduser()
+
+    @cached_property
+    def _categories(self) -> Categories:
+        return read_categories(self.split)
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        """Display names by mid, where there is a file of them."""
+        return label_names(self._root / self.labels) if self.labels else {}
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """Keys of all classes of the dataset; empty where nobody says so."""
+        if not self._labels and not self._categories.complete:
+            return set()
+        parts = (self._categories.tasks, self._categories.others)
+        named = {text for part in parts for classes in part.values() for entry in classes for text in entry.keys}
+        return named | {key(text) for pair in self._labels.items() for text in pair}
+
+    @cached_property
+    def _media(self) -> dict[str, str]:
+        """The path of every media file below the root by its name without ending, the first one of each."""
+        found: dict[str, str] = {}
+        for folder, folders, files in os.walk(self._root):
+            folders.sort()
+            for name in sorted(files):
+                stem, ending = os.path.splitext(name)
+                if ending.lower() in ENDINGS:
+                    found.setdefault(stem, os.path.join(folder, name))
+        return found
+
+    @cached_property
+    def _selection(self) -> Selection:
+        """Go through the lists once."""
+        chosen, numbers = Selection(), count()
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        for split, path, cap in (("train", self.train, self.train_per_class), ("eval", self.eval, self.eval_per_class)):
+            homes = self._homes(split)
+            taken: Counter[str] = Counter()
+            for index, row in zip(numbers, self._rows(path, split, chosen), strict=False):
+                mine = list(dict.fromkeys(homes[text] for text in self._texts(row) if text in homes))
+                tasks = list(dict.fromkeys(task for task, _ in mine))
+                if len(tasks) > 1:
+                    chosen.absent.append(Absent(split, tasks[0], row.name, f"of two tasks: {' and '.join(tasks)}"))
+                    continue
+                if not mine:
+                    self._spare(row, split, index, chosen, unused=True)
+                    continue
+                task, name = mine[0]
+                if cap is not None and taken[name] >= cap:
+                    self._spare(row, split, index, chosen, unused=False)
+                    continue
+                place = self.task_names.index(task) if task in self.task_names else None
+                if place is None:
+                    continue
+                source = self._source(row, split, labels[name], place, index)
+                if source is None:
+                    chosen.absent.append(Absent(split, task, row.name, "missing"))
+                    continue
+                taken[name] += 1
+                chosen.sources[split].append(source)
+        self._add_pretraining_lists(chosen, numbers)
+        self._tell(chosen)
+        return chosen
+
+    def _homes(self, split: str) -> dict[str, tuple[str, str]]:
+        """The task and the class of every label that counts in a split."""
+        parts = [self._categories.tasks]
+        if split == "eval" and self.gallery == "all":
+            parts.append(self._categories.others)
+        return {
+            text: (task, entry.name)
+            for part in parts
+            for task, classes in part.items()
+            for entry in classes
+            for text in entry.keys
+        }
+
+    def _texts(self, row: Row) -> Iterator[str]:
+        """Every key of a row's labels: as they are, and by the display name where there is a file of them."""
+        for label in row.labels:
+            yield key(label)
+            if label in self._labels:
+                yield key(self._labels[label])
+
+    def _rows(self, path: str, split: str, chosen: Selection) -> Iterator[Row]:
+        """The rows of a list that belong to a split, each clip once."""
+        seen: set[str] = set()
+        good = 0
+        first: BadClip | None = None
+        for row in read(self._root / path, self._root):
+            if isinstance(row, BadClip):
+                first = first or row
+                chosen.absent.append(Absent(split, "", row.path, f"bad row: {row.reason}"))
+                continue
+            good += 1
+            if row.split not in (None, split):
+                continue
+            unknown = [text for text in row.labels if self._known and key(text) not in self._known]
+            if row.name in seen:
+                chosen.absent.append(Absent(split, "", row.name, "listed twice"))
+            elif unknown:
+                chosen.absent.append(Absent(split, "", row.name, f"unknown class {unknown[0]!r}"))
+            else:
+                seen.add(row.name)
+                yield row
+        if not good and first:
+            raise UserError(f"{self.name}: no row can be used; {first}")
+
+    def _source(self, row: Row, split: str, label: int, task: int, index: int) -> Source | None:
+        """The clip where it lies, None where it does not."""
+        if self._store:
+            return self._store.find(split, row.name, label, task, index)
+        if row.pictures:
+            found = Extracted(row.pictures, label, task, index, row.name, audio=row.audio, rate=row.rate)
+            return found if found.there else None
+        path = next((self._media[stem] for stem in row.stems if stem in self._media), None)
+        return Source(path, label, task, index, row.name) if path else None
+
+    def _spare(self, row: Row, split: str, index: int, chosen: Selection, unused: bool) -> None:
+        """Keep a clip that no task trains on, where pre-training wants it."""
+        if split == "train" and (self.pretraining == "authors" or (self.pretraining == "unused" and unused)):
+            source = self._source(row, "pretraining", -1, -1, index)
+            if source:
+                chosen.spare.append(source)
+
+    def _add_pretraining_lists(self, chosen: Selection, numbers: Iterator[int]) -> None:
+        homes = self._homes("train")
+        for path in self.pretraining_lists if self.pretraining else ():
+            for index, row in zip(numbers, read(self._root / path, self._root), strict=False):
+                if isinstance(row, Row) and row.split != "eval":
+                    unused = not any(text in homes for text in self._texts(row))
+                    self._spare(row, "train", index, chosen, unused)
+
+    def _tell(self, chosen: Selection) -> None:
+        """Say how many clips were left out and why; UserError where nothing was found."""
+        for reason, times in Counter(item.reason.partition(":")[0] for item in chosen.absent).items():
+            example = next(item.name for item in chosen.absent if item.reason.startswith(reason))
+            log.warning("%d clips are left out, %s; the first: %s", times, reason, example)
+        for split in SPLITS:
+            missing = sum(item.reason == "missing" for item in chosen.absent if item.split == split)
+            if missing and not self.store and not chosen.sources[split]:
+                raise UserError(
+                    f"{self.name}: none of the {missing} clips of {split} is below {self._root}; video files are found "
+                    f"by names such as <id>_<seconds in 6 digits>.mp4 or <id>_<ms>_<ms>.mp4"
+                )
+
+
+@hookimpl
+def scenarios() -> Iterable[type[FromFiles]]:
+    """What this module offers."""
+    return [Listed]
