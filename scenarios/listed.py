@@ -98,9 +98,9 @@ class Listed(FromFiles):
         if not self._root.is_dir():
             yield f"root: {self.root!r} is no folder; it must hold the lists and the clips"
             return
-        for setting in ("train", "eval", "labels"):
-            path = getattr(self, setting)
-            if path is not None and not (self._root / path).is_file():
+        files = {"train": (self.train,), "eval": (self.eval,), "pretraining_lists": self.pretraining_lists}
+        for setting, paths in (files | {"labels": (self.labels,) if self.labels else ()}).items():
+            for path in (path for path in paths if not (self._root / path).is_file()):
                 yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root"
         try:
             known = self._categories
@@ -262,6 +262,11 @@ class Listed(FromFiles):
             example = next(item.name for item in chosen.absent if item.reason.startswith(reason))
             log.warning("%d clips are left out, %s; the first: %s", times, reason, example)
         for split in SPLITS:
+            there = {self.class_names[source.label] for source in chosen.sources[split]}
+            names = [entry.name for task in self.task_names for entry in self._categories.tasks[task]]
+            bare = [name for name in names if name not in there]
+            if bare:
+                log.warning("%d of %d classes have no clip of %s; the first: %s", len(bare), len(names), split, bare[0])
             missing = sum(item.reason == "missing" for item in chosen.absent if item.split == split)
             if missing and not self.store and not chosen.sources[split]:
                 raise UserError(

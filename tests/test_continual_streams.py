@@ -230,6 +230,16 @@ def test_a_split_of_ones_own(segments, tmp_path):
     assert (scenario.task_names, per_task(scenario, "train")) == (("dogs", "water"), [4, 4])
 
 
+def test_a_class_without_clips_is_named(segments, tmp_path, caplog):
+    (tmp_path / "split.yaml").write_text("tasks:\n  dogs: [Bark, Hwol]\n")
+    lists = {"train": "unbalanced_train_segments.csv", "eval": "eval_segments.csv"}
+    with caplog.at_level(logging.WARNING, "avcl"):
+        labels = {"labels": "class_labels_indices.csv"}
+        scenario = Listed(root=str(segments), split=str(tmp_path / "split.yaml"), **lists, **labels)
+        assert per_task(scenario, "train") == [2]
+    assert "1 of 2 classes have no clip of train; the first: Hwol" in caplog.text
+
+
 # ---- clips that were taken apart ---------------------------------------------------------------------------
 
 
@@ -257,3 +267,20 @@ def test_lists_of_cav_mae_and_of_stella_read_as_the_videos_do(tmp_path, good):
     assert [(s.name, s.label) for s in again.sources("eval")] == [(s.name, s.label) for s in scenario.sources("eval")]
     assert again.clips(0, "train")[0]["frames"].shape == (2, 3, 32, 32)
     assert again.fingerprint == scenario.fingerprint  # the same clips
+
+
+def test_a_label_file_names_the_mids_of_the_gallery(tmp_path, good):
+    (tmp_path / "labels.csv").write_text(
+        "index,mid,display_name\n225,vgg_225,playing tennis\n180,vgg_180,bee_ wasp_ etc. buzzing\n"
+    )
+    Image.new("RGB", (40, 40)).save(tmp_path / "frame_0.jpg")
+    write_clip(tmp_path / "sound.wav", video=None, audio="pcm_s16le", seconds=1, rate=16000, layout="mono")
+    rows = [f"{n},v{n},.,sound.wav,{mid},x\n" for n, mid in enumerate(("vgg_225", "vgg_180", "vgg_1", "vgg_999"))]
+    (tmp_path / "list.csv").write_text("".join(rows))
+    lists = {"train": "list.csv", "eval": "list.csv", "labels": "labels.csv"}
+    scenario = ContinualVS(root=str(tmp_path), **lists, gallery="all")
+    assert [scenario.class_names[s.label] for s in scenario.sources("eval")] == [
+        *("playing tennis", "bee, wasp, etc. buzzing", "basketball bounce")
+    ]
+    assert [s.name for s in scenario.sources("train")] == ["v2"]
+    assert {item.reason for item in scenario.absent} == {"unknown class 'vgg_999'"}

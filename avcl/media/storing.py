@@ -1,6 +1,5 @@
 """Makes a store, shard by shard: each is written aside, renamed when it is whole, and never made twice."""
 
-import concurrent.futures as futures
 import fcntl
 import hashlib
 import io
@@ -12,6 +11,8 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -92,13 +93,13 @@ class Making:
                 yield from (write_shard(*job) for job in jobs)
                 return
             context = multiprocessing.get_context("spawn")
-            with futures.ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
+            with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
                 running = [pool.submit(write_shard, *job) for job in jobs]
                 try:
-                    yield from (done.result() for done in futures.as_completed(running))
+                    yield from (done.result() for done in as_completed(running))
                 finally:
                     pool.shutdown(wait=False, cancel_futures=True)
-        except futures.process.BrokenProcessPool:
+        except BrokenProcessPool:
             raise UserError(f"{self.folder}: a worker was killed, maybe for want of memory; {self._rest()}") from None
         except OSError as error:
             raise UserError(f"{self.folder}: {(error.strerror or str(error)).lower()}; {self._rest()}") from None
@@ -218,8 +219,9 @@ def write_shard(folder: Path, number: int, clips: Sequence[Clip], form: Form) ->
 def encode(clip: Clip, form: Form) -> dict[str, Any]:
     """The row of a clip; one that cannot be decoded has its reason."""
     source = clip.source
-    row: dict[str, Any] = {"split": clip.split, "task": clip.task, "class": clip.label, "name": source.name}
-    row |= {"path": os.fsencode(source.path).decode(errors="replace"), "index": source.index}
+    texts = (clip.split, clip.task, clip.label, source.name, source.path)  # file names may hold any bytes
+    row: dict[str, Any] = dict(zip(FACTS, (os.fsencode(text).decode(errors="replace") for text in texts), strict=False))
+    row |= {"index": source.index}
     row |= {"digest": source.digest(), "reason": "", "video": None, "audio": None, "frames": [], "sound": b""}
     try:
         found = inspect(source, 0.0, form.seconds)

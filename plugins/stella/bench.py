@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -241,7 +242,7 @@ def whole(clips: int, device: torch.device) -> dict[str, Callable[[], object]]:
         of_audio = selection.correlation(audio_key, past_video, now_video, top_audio, SCALE)
         of_video = selection.correlation(video_key, past_audio, now_audio, top_video, SCALE)
         audio, video, of_audio, of_video = (torch.cat([x, x]) for x in (audio, video, of_audio, of_video))
-        to = {"seed": 7, "index": torch.cat([index, index + clips])}
+        to: Any = {"seed": 7, "index": torch.cat([index, index + clips])}
         audio_pruned = selection.prune(of_audio, use=Use.PRUNE_AUDIO, **to)
         video_pruned = selection.prune(of_video, use=Use.PRUNE_VIDEO, **to)
         selection.select_audio(audio, audio_pruned, AUDIO // 2, freqs=FREQS, chunk=CHUNK, **to)

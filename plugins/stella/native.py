@@ -6,7 +6,7 @@ Callers, torch.compile and third parties use ``torch.ops.avcl`` and never have t
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
@@ -120,7 +120,8 @@ def _indices(importance: Tensor, pruned: Tensor, keep: int, *_: object) -> Tenso
 
 
 _REASONS = _load(os.environ.get("AVCL_OPS", "auto"))
-_FAKES = dict(zip(KERNELS, (_scores, _correlations, _flags, _indices, _indices), strict=True))
+_SHAPES: tuple[Callable[..., Tensor], ...] = (_scores, _correlations, _flags, _indices, _indices)
+_FAKES = dict(zip(KERNELS, _SHAPES, strict=True))
 _LIBRARY = torch.library.Library("avcl", "FRAGMENT")
 for _schema in SCHEMAS:
     _op = _schema.partition("(")[0]
