@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ from avcl.media.store import Form
 from avcl.media.storing import Making, clips_of, finish, merge
 from avcl.settings import plain
 from avcl.streams import Split
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -183,11 +186,16 @@ def _told(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, with a bar and the time left while they come, where there is a terminal."""
+    """The items, with a bar and the time left while they come; ten lines where there is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        yield from bar.track(items, total=total, description=what)
+        begun = time.monotonic()
+        for number, item in enumerate(bar.track(items, total=total, description=what), 1):
+            if bar.disable and 10 * number // total > 10 * (number - 1) // total:
+                left = (time.monotonic() - begun) / number * (total - number)
+                log.info("%s: %d of %d, %.0f s left", what, number, total, left)
+            yield item
 
 
 def _look(split: Split, source: Source, task: str, files: Files) -> Seen:

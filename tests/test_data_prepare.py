@@ -1,6 +1,7 @@
 """``avcl data prepare``: what a store reads is what the files read; killed anywhere, it goes on to the same store."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -18,7 +19,7 @@ from miniature import SMALL
 from typer.testing import CliRunner
 
 from avcl.cli import app
-from avcl.data import merged, prepare
+from avcl.data import merged, prepare, shown
 from avcl.errors import BadClip, SettingsError, UserError
 from avcl.media.store import Store, read_shard
 from avcl.media.storing import shard_path, write_shard
@@ -308,6 +309,15 @@ def test_a_full_disk_ends_in_one_line_and_goes_on(root, tmp_path):
     assert not (out / "store.json").exists()
     assert not list(out.glob("shards/*.writing"))
     assert "complete" in list(prepare(scenario(root), out, codec="png", per_shard=1))[-1]
+
+
+def test_without_a_terminal_ten_lines_say_how_far_it_is(caplog):
+    with caplog.at_level(logging.INFO, "avcl"):
+        assert list(shown(iter(range(95)), 95, "counting")) == list(range(95))
+        assert list(shown(iter(()), 0, "counting")) == []
+    assert len(caplog.messages) == 10
+    assert caplog.messages[0] == "counting: 10 of 95, 0 s left"
+    assert caplog.messages[-1] == "counting: 95 of 95, 0 s left"
 
 
 def test_the_commands(root, tmp_path):
