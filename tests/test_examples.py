@@ -17,7 +17,9 @@ from conftest import Noise, small_backbone
 from toys import train
 
 from avcl import checkpoint
+from avcl.config import parts
 from avcl.configfile import load
+from avcl.errors import SettingsError
 from avcl.learner import Learner
 from avcl.listing import show_all
 from avcl.memory import Memory
@@ -201,7 +203,6 @@ def test_the_small_strategy_keeps_every_promise():
 
 
 def test_strategies_are_composed_in_a_file_too(tmp_path, monkeypatch):
-    from avcl.config import parts
 
     (tmp_path / "run.yaml").write_text(SMALL)
     made = parts(load(tmp_path / "run.yaml", ["strategy=[stella-plus, {name: esmer, memory: {capacity: 0}}]"]))
@@ -330,3 +331,16 @@ def test_compare_says_what_is_wrong_in_a_line(compared, capsys, words, methods, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.match(rf"compare.py: .*{told}", lines[0])
     assert sorted(out.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["run", "pretrain", "stella_plus_plus", "videos", "continual_vs", "continual_as"])
+def test_every_run_file_has_only_settings_that_exist(name):
+    """What is missing in those for one's own data is the data, and nothing else."""
+    raw = load(EXAMPLES / f"{name}.yaml")
+    if "root" not in raw["scenario"]:
+        assert parts(raw)["settings"]["learner"]["epochs"] == raw["learner"]["epochs"]
+        return
+    with pytest.raises(SettingsError) as error:
+        parts(raw)
+    missing = ("scenario.root: ", "scenario.train: no file", "scenario.eval: no file", "scenario.labels: no file")
+    assert all(line.startswith(missing) for line in error.value.mistakes)
