@@ -49,13 +49,14 @@ if __name__ == "__main__":
     stream = scenario.benchmark()
     backbone = CavMae(size="tiny", **scenario.shape._asdict())
     initial = load_weights(scenario.bundled_weights).fill(backbone)
-    retrieval = Retrieval(scenario.task_names)
-    evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[Board("runs/compose")], collect_all=False)
+    retrieval, board = Retrieval(scenario.task_names), Board("runs/compose")
+    evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[board], collect_all=False)
     learner = Learner(
         backbone=backbone, strategy=strategies(), initial=initial, evaluator=evaluator, epochs=2, batch_size=32, lr=1e-3
     )
     for task in stream.train_stream:
         learner.train(task)
         learner.eval(stream.eval_stream)
+    board.close()
     for name, measure in retrieval.results()["measures"].items():
         print(f"{name:11} average {measure['average'][-1]:5.1f}  forgetting {measure['forgetting'][-1]:5.1f}")

@@ -18,8 +18,8 @@ stream = scenario.benchmark()
 backbone = CavMae(size="tiny", **scenario.shape._asdict())
 initial = load_weights(scenario.bundled_weights).fill(backbone)
 
-retrieval = Retrieval(scenario.task_names)
-evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[Board("runs/example")], collect_all=False)
+retrieval, board = Retrieval(scenario.task_names), Board("runs/example")
+evaluator = EvaluationPlugin(retrieval, LossTerms(), loggers=[board], collect_all=False)
 learner = Learner(
     backbone=backbone,
     strategy=Stella(memory=Memory(capacity=128)),
@@ -32,6 +32,7 @@ learner = Learner(
 for task in stream.train_stream:
     learner.train(task)
     learner.eval(stream.eval_stream)
+board.close()
 
 for name, measure in retrieval.results()["measures"].items():
     print(f"{name:11} average {measure['average'][-1]:5.1f}  forgetting {measure['forgetting'][-1]:5.1f}")

@@ -158,7 +158,11 @@ class Listed(FromFiles):
         """Go through the lists once."""
         chosen, numbers = Selection(), count()
         labels = {name: label for label, name in enumerate(self.class_names)}
-        for split, path, cap in (("train", self.train, self.train_per_class), ("eval", self.eval, self.eval_per_class)):
+        lists: tuple[tuple[Split, str, int | None], ...] = (
+            ("train", self.train, self.train_per_class),
+            ("eval", self.eval, self.eval_per_class),
+        )
+        for split, path, cap in lists:
             homes = self._homes(split)
             taken: Counter[str] = Counter()
             for index, row in zip(numbers, self._rows(path, split, chosen), strict=False):
