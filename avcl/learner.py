@@ -89,7 +89,7 @@ class Learner(BaseSGDTemplate):
         check(type(self), {key: given[key] for key in settings_of_learner()}, without=OBJECTS)
         self.strategies = [strategy] if isinstance(strategy, Strategy) else list(strategy)
         self.seed, self.accumulate, self.drop_last = seed, accumulate, drop_last
-        self.warmup, self.clip_norm, self.workers = warmup, clip_norm, workers
+        self.clip_norm, self.workers = clip_norm, workers
         self.initial = dict(initial or {})
         self.bad = BadClips(max_bad_share)
         self.generators = {name: randomness.generator(seed, name) for name in randomness.NAMES}
