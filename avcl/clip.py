@@ -166,8 +166,8 @@ class Clip:
     def take(self, video_idx: Tensor, audio_idx: Tensor) -> Clip:
         """Only the patches at ``video_idx (B, V')`` and ``audio_idx (B, A')``, indices into this clip's own."""
         return self._replace(
-            video=self.video.gather(1, video_idx[..., None].expand(-1, -1, self.video.shape[-1])),
-            audio=self.audio.gather(1, audio_idx[..., None].expand(-1, -1, self.audio.shape[-1])),
+            video=_rows(self.video, video_idx),
+            audio=_rows(self.audio, audio_idx),
             video_at=self.video_at.gather(1, video_idx),
             audio_at=self.audio_at.gather(1, audio_idx),
         )
@@ -198,3 +198,13 @@ class Clip:
 
     def _replace(self, **changes: Tensor) -> Clip:
         return Clip(**{**self.tensors(), **changes})
+
+
+def _rows(patches: Tensor, index: Tensor) -> Tensor:
+    """The rows ``index (B, K)`` of ``patches (B, L, P)``, each copied whole, where gather would look at each number.
+
+    It is the gathering of positions that refuses an index of another clip.
+    """
+    first = patches.shape[1] * torch.arange(len(patches), device=index.device)
+    chosen = patches.flatten(0, 1).index_select(0, (index + first[:, None]).flatten())
+    return chosen.unflatten(0, index.shape)

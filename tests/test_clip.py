@@ -38,6 +38,13 @@ def test_take_keeps_the_way_back():
     assert torch.equal(again.audio, part.audio)
 
 
+@pytest.mark.parametrize(("video", "audio"), [(12, 0), (-1, 0), (0, 8), (0, -1)])
+def test_a_patch_of_another_clip_cannot_be_taken(video, audio):
+    _, _, _, clip = cut()
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        clip.take(torch.tensor([[0], [video]]), torch.tensor([[audio], [0]]))
+
+
 def test_sums_and_slices():
     _, _, _, clip = cut()
     both = clip + clip[1:]

@@ -51,6 +51,18 @@ def test_D4_targets_are_constants_and_the_penalty_is_linear_in_alpha(make_learne
     assert values[1.0] == pytest.approx(2 * values[0.5])
 
 
+def test_the_drift_by_hand(make_learner):
+    strategy = derpp(0.7)
+    learner = make_learner(strategy, torch.float64)
+    for start in (0, 4):
+        step(learner, clips(range(start, start + 4)))
+    output, was = learner.output, strategy._past.extra
+    drifts = [
+        ((getattr(output, side)[4:] - was[f"{side}_embedding"]) ** 2).mean().detach() for side in ("audio", "video")
+    ]
+    torch.testing.assert_close(learner.losses["drift"], 0.7 * (drifts[0] + drifts[1]))
+
+
 def test_D5_a_row_holds_the_embeddings_of_the_step_when_it_was_stored(make_learner):
     """And goes with its clip when the slot is taken by another."""
     strategy, said = derpp(capacity=6), {}

@@ -184,23 +184,6 @@ def test_a_memory_smaller_than_the_batch_is_replayed_whole(noise, make_learner, 
     assert len(learner.batch) == 4 + 3
 
 
-def test_identities_hold_bit_for_bit(noise, make_learner, small_memory):
-    """DER++ with alpha 0 is ER; ER without a memory is Finetune (float64, every step)."""
-
-    def train(strategy):
-        learner = make_learner(strategy, torch.float64, epochs=4)
-        for experience in noise.benchmark().train_stream:
-            learner.train(experience)
-        assert learner.steps == 32
-        return weights(learner)
-
-    er, derpp = train(ER(memory=small_memory("float64"))), train(DERpp(alpha=0.0, memory=small_memory("float64")))
-    assert torch.equal(er, derpp)
-    finetune, forgetful = train(Finetune()), train(ER(memory=small_memory("float64", 0)))
-    assert torch.equal(finetune, forgetful)
-    assert not torch.equal(er, finetune)
-
-
 def test_split_contrast_is_the_mean_of_two_separate_ones(noise, make_learner, small_memory):
     learner = make_learner(ER(memory=small_memory("float64"), contrastive_scope="split"), torch.float64, lr=0.0)
     learner.train(noise.benchmark().train_stream[0])
@@ -209,17 +192,6 @@ def test_split_contrast_is_the_mean_of_two_separate_ones(noise, make_learner, sm
     torch.testing.assert_close(learner.losses["contrastive"], (parts[0] + parts[1]).detach() / 2)
     joint = learner.backbone.contrast(output.audio, output.video).mean().detach()
     assert not torch.isclose(learner.losses["contrastive"], joint)
-
-
-def test_derpp_drift_by_hand(noise, make_learner, small_memory):
-    strategy = DERpp(alpha=0.7, memory=small_memory("float64"))
-    learner = make_learner(strategy, torch.float64)
-    learner.train(noise.benchmark().train_stream[0])
-    output, past = learner.output, strategy._past
-    by_hand = sum(
-        ((getattr(output, side)[4:] - past.extra[f"{side}_embedding"]) ** 2).mean() for side in ("audio", "video")
-    )
-    torch.testing.assert_close(learner.losses["drift"], 0.7 * by_hand.detach())
 
 
 def test_weights_of_current_clips_multiply_every_term(noise, make_learner, small_memory):

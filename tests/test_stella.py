@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -338,31 +337,6 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(noise, make_lea
     for a, b in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert straight.strategies[0].log() == again.strategies[0].log()
-
-
-@dataclass(kw_only=True)
-class Compressed(Stella):
-    """Memory of selected patches: chosen once, replayed as they were stored."""
-
-    name = "compressed"
-
-    def compose(self, learner):
-        chosen = self.select(learner.batch, self._scores)
-        return chosen if self._past is None else chosen + self._past.clip
-
-    def observe(self, learner):
-        kept = ("audio_embedding", "video_embedding", "audio_query", "video_query")
-        stored = self.remember(learner)
-        self.memory.add(learner.batch[: learner.fresh], **{key: stored[key] for key in kept})
-
-
-def test_a_memory_of_patches_takes_two_methods(noise, make_learner):
-    strategy = Compressed(heads=4, chunk=2, memory=Memory(capacity=8))
-    learner = make_learner(strategy)
-    learner.train(noise.benchmark().train_stream)
-    kept = strategy.memory.read(torch.arange(8)).clip
-    assert kept.video.shape[1] == kept.audio.shape[1] == 4
-    assert torch.equal(learner.batch.video_at[4:], strategy._past.clip.video_at)
 
 
 # ---- settings ------------------------------------------------------------------------------------------------
