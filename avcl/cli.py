@@ -105,18 +105,18 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.", show_default=False)],
     sets: Sets = [],  # noqa: B006
     device: Device = "",
+    frozen: Annotated[bool, typer.Option("--frozen", help="Train the strategies' modules, not the backbone.")] = False,
 ) -> None:
     """Train on the scenario's pre-training clips and write the weights to start from."""
     from avcl.configfile import load
 
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out: {str(out)!r} is not allowed: a name that ends in .safetensors is needed")
+    _checked_safetensors(out)
     raw = _overridden(load(config, sets), device=device)
 
     from avcl import pretraining
     from avcl.run import Run
 
-    pretraining.pretrain(Run.from_config(raw), out)
+    pretraining.pretrain(Run.from_config(raw), out, frozen)
 
 
 @app.command("list")
@@ -205,6 +205,51 @@ def data_merge(
         write(line)
 
 
+weights = typer.Typer(no_args_is_help=True, help="Look into weights files, and make them of other people's.")
+app.add_typer(weights, name="weights")
+
+
+@weights.command("import")
+def weights_import(
+    source: Annotated[str, typer.Argument(help="A file, or a name on the Hugging Face Hub.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", show_default=False)],
+    kind: Annotated[str, typer.Option(help="mae, cav-mae or stella.", show_default="what the names tell")] = "",
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backbone: frames=8.", show_default=False),
+    ] = [],  # noqa: B006
+    zeros: Annotated[bool, typer.Option("--zeros", help="Begin what an MAE has not at zero, as the authors.")] = False,
+) -> None:
+    """Make weights to start from of an MAE, or of the authors' CAV-MAE or STELLA checkpoints."""
+    from avcl.configfile import load
+
+    _checked_safetensors(out)
+    if kind not in ("", "mae", "cav-mae", "stella"):
+        raise UserError(f"--kind: {kind!r} is not allowed: mae, cav-mae or stella is needed")
+    settings = load(sets=sets)
+
+    from avcl.backbones.importing import import_weights
+    from avcl.listing import write
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one line of ours ends its retries
+    found = import_weights(source, kind or None, settings, zeros)  # type: ignore[arg-type]
+    found.save(out)
+    write(found.table(), found.summary(), f"{out} fits {found.usage()}")
+
+
+@weights.command("show")
+def weights_show(file: Annotated[Path, typer.Argument(help="A file that avcl wrote.", show_default=False)]) -> None:
+    """Show the settings that a weights file was made with, and what it holds."""
+    from avcl.backbones.weights import load_weights
+    from avcl.configfile import dump
+    from avcl.listing import write
+
+    found = load_weights(file)
+    write(dump({"backbone": {"name": found.name, **found.settings}}))
+    for name, state in found.states.items():
+        write(f"{name}: {len(state)} tensors, {sum(value.numel() for value in state.values()):,} numbers")
+
+
 @app.command()
 def doctor() -> None:
     """Say what runs on this machine and why: versions, CUDA, decoders, plugins, native ops."""
@@ -217,3 +262,8 @@ def doctor() -> None:
 def _overridden(raw: dict[str, Any], **options: str) -> dict[str, Any]:
     """``raw`` with the options that were given."""
     return raw | {key: value for key, value in options.items() if value}
+
+
+def _checked_safetensors(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out: {str(out)!r} is not allowed: a name that ends in .safetensors is needed")

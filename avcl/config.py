@@ -175,7 +175,8 @@ def _weights(source: str | None, scenario: Scenario | None) -> Weights | None:
         path = scenario.bundled_weights
         told = f"scenario {scenario.name!r} brings none"
     if not path.is_file():
-        raise UserError(f"{source!r} is not allowed: {told}; give null, or a file that `avcl pretrain` wrote")
+        makers = "`avcl pretrain` or `avcl weights import`"
+        raise UserError(f"{source!r} is not allowed: {told}; give null, or a file that {makers} wrote")
     return load_weights(path)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from avcl import dist
 from avcl.backbones.weights import save_weights
 from avcl.compat import benchmark_from_datasets, quiet_evaluator
 from avcl.errors import UserError
@@ -18,34 +18,38 @@ from avcl.loggers import Bar
 from avcl.memory import Memory
 from avcl.metrics import LossTerms
 from avcl.run import Run, modules
+from avcl.settings import fields
 from avcl.strategies import Rehearsal, Strategy
 from avcl.streams import as_avalanche
 
-log = logging.getLogger(__name__)
 
-
-def pretrain(run: Run, path: str | Path) -> None:
+def pretrain(run: Run, path: str | Path, frozen: bool = False) -> None:
     """Train on the scenario's pre-training clips and write the weights to ``path``.
 
     First the backbone with its own loss, then whatever modules the strategies bring (STELLA's matching
-    module) on the frozen backbone, each for ``learner.epochs`` epochs. Nothing is replayed.
+    module) on the frozen backbone, each for ``learner.epochs`` epochs. Nothing is replayed. ``frozen`` leaves
+    the backbone as it is, so that the second part can have epochs of its own, or follow imported weights.
     """
     clips = run.scenario.pretraining_clips()
     if clips is None:
-        raise UserError(f"scenario {run.scenario.name!r} has no clips to pre-train on; set weights to a file instead")
+        setting = "scenario.pretraining, or " if "pretraining" in fields(type(run.scenario)) else ""
+        raise UserError(f"scenario {run.scenario.name!r} has no clips to pre-train on; set {setting}weights to a file")
     stream = benchmark_from_datasets(train=[as_avalanche(clips)]).train_stream
-    _train(run, stream, [Strategy()], "backbone")
+    if not frozen:
+        _train(run, stream, [Strategy()], "backbone")
     run.backbone.requires_grad_(False)
     strategies = [copy.deepcopy(part) for part in run.strategies]
     for part in strategies:
         if isinstance(part, Rehearsal):
             part.memory = Memory(capacity=0)
-    learner = run.learner(strategies)
-    extra = _trained(learner)
+    extra = _trained(run.learner(strategies))
+    if frozen and not extra:
+        names = " and ".join(repr(part.name) for part in strategies)
+        raise UserError(f"strategy {names} brings no module to train beside a frozen backbone; 'stella' does")
     if extra:
         extra = _trained(_train(run, stream, strategies, "modules of the strategies"))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, run.backbone, extra)
+    if dist.rank() == 0:
+        save_weights(path, run.backbone, extra)
 
 
 def _trained(learner: Learner) -> dict[str, nn.Module]:

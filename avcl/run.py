@@ -142,6 +142,7 @@ class Run:
             f"{_mib(sum(part.full_bytes() for part in self.strategies))} of past clips when full; "
             f"{_mib(learner.peak_bytes())} at the peak of this step, without replay",
         }
+
     def results(self, learner: Learner) -> dict[str, Any]:
         """What is known so far, by metric; the same seed gives the same file, byte for byte."""
         return {

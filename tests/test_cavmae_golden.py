@@ -11,8 +11,9 @@ from einops import rearrange
 from safetensors import safe_open
 
 from avcl.backbones.cavmae import CavMae
+from avcl.backbones.importing import fill
+from avcl.backbones.official import official_name
 from avcl.backbones.positions import audio_table, video_table
-from avcl.backbones.weights import load_cavmae, load_stella, official_name
 from avcl.clip import Clip, Grid
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,7 +38,7 @@ def stella():
         frames=2, height=48, width=48, times=128, dim=48, heads=3,
         depth=2, fusion_depth=1, decoder_dim=32, decoder_depth=1, decoder_heads=4,
     ).double()
-    load_stella(backbone, official_weights(tensors))
+    fill(backbone, official_weights(tensors), "stella", "golden")
     return backbone
 
 
@@ -48,7 +49,7 @@ def cavmae():
         form="cav-mae", frames=1, height=64, width=64, times=256, dim=48, heads=4,
         decoder_dim=32, decoder_depth=2, decoder_heads=4,
     ).double()
-    load_cavmae(backbone, official_weights(tensors))
+    fill(backbone, official_weights(tensors), "cav-mae", "golden")
     return backbone
 
 

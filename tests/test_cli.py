@@ -60,7 +60,7 @@ def test_completion_imports_nothing_heavy() -> None:
     asked = {"_AVCL_COMPLETE": "complete_bash", "COMP_WORDS": "avcl ", "COMP_CWORD": "1"}
     result = fresh("sys.argv = ['avcl']\nfrom avcl.cli import app\napp(prog_name='avcl')", **asked)
     assert result.stderr == "[]\n"
-    assert result.stdout.split() == ["train", "pretrain", "list", "show", "doctor", "data"]
+    assert result.stdout.split() == ["train", "pretrain", "list", "show", "doctor", "data", "weights"]
 
 
 def test_a_mistake_in_a_file_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ class Recorded:
 def run(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     recorded = Recorded()
     monkeypatch.setattr(avcl.run, "Run", recorded)
-    monkeypatch.setattr(avcl.pretraining, "pretrain", lambda run, path: recorded.asked.append(("pretrain", path)))
+    monkeypatch.setattr(avcl.pretraining, "pretrain", lambda run, *how: recorded.asked.append(("pretrain", *how)))
     return recorded
 
 
@@ -133,7 +133,7 @@ def test_a_dry_run_prints_a_file_that_can_be_used(run: Recorded, config: str, tm
 
 def test_pretrain_writes_safetensors_only(run: Recorded, config: str) -> None:
     assert avcl_command("pretrain", config, "--out", "w.safetensors").exit_code == 0
-    assert run.asked == [{"seed": 1, "strategy": "er"}, ("pretrain", Path("w.safetensors"))]
+    assert run.asked == [{"seed": 1, "strategy": "er"}, ("pretrain", Path("w.safetensors"), False)]
     result = avcl_command("pretrain", config, "--out", "w.pt")
     assert result.exit_code == 2
     assert result.stderr == "avcl: --out: 'w.pt' is not allowed: a name that ends in .safetensors is needed\n"

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from avcl import checkpoint
 from avcl.backbones.cavmae import CavMae
-from avcl.backbones.weights import load_stella, official_name
+from avcl.backbones.importing import fill
+from avcl.backbones.official import official_name
 from avcl.clip import Clip
 from avcl.errors import SettingsError, UserError
 from avcl.learner import Learner
@@ -77,7 +78,7 @@ def authors(golden, monkeypatch):
         decoder_depth=1,
         decoder_heads=4,
     ).double()
-    matching = {f"matching.{key}": value for key, value in load_stella(backbone, weights).items()}
+    matching = {f"matching.{key}": value for key, value in fill(backbone, weights, "stella", "golden").matching.items()}
     strategy = Stella(chunk=2, official_pooling=True, memory=Memory(capacity=16))
     learner = Learner(backbone=backbone, strategy=strategy, initial=matching, batch_size=4, lr=0.0)
 

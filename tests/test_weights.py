@@ -2,23 +2,21 @@
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from avcl.backbones.cavmae import CavMae
-from avcl.backbones.weights import (
-    load_cavmae,
-    load_state,
-    load_stella,
-    load_weights,
-    official_name,
-    read_state,
-    save_weights,
-)
+from avcl.backbones.foreign import read_checkpoint
+from avcl.backbones.importing import fill
+from avcl.backbones.official import official_name
+from avcl.backbones.weights import load_state, load_weights, save_weights
 from avcl.clip import Clip
 from avcl.errors import UserError
 
@@ -87,6 +85,14 @@ def test_wrong_sizes_and_names_are_one_line(tmp_path):
         load_state(torch.nn.Linear(1, 1, bias=False), {"weight": torch.ones(1, 1), "extra": torch.ones(1)}, "x")
 
 
+def test_a_run_that_does_not_fit_is_told_the_settings_that_would(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, tiny(dim=48, mask_ratio=0.5))
+    text = r"does not fit CavMae: .* and \d+ more; build it with the settings that the weights were made with: dim=48, "
+    with pytest.raises(UserError, match=f"{text}mask_ratio=0.5$"):
+        load_weights(path).fill(tiny())
+
+
 def test_a_refused_state_leaves_the_module_alone():
     backbone = tiny()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -103,7 +109,7 @@ def test_files_that_are_not_ours(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(UserError, match=r"text\.safetensors: not a safetensors file \("):
         load_weights(tmp_path / "text.safetensors")
-    with pytest.raises(UserError, match=r"not written by avcl: import it with load_cavmae or load_stella$"):
+    with pytest.raises(UserError, match=r"not written by avcl; `avcl weights import` makes what avcl reads of it$"):
         load_weights(GOLDEN / "cavmae.safetensors")
     whole = tmp_path / "whole.safetensors"
     save_weights(whole, tiny())
@@ -124,6 +130,31 @@ def test_pretrained_folder_and_features_in_three_lines(tmp_path):
     assert (audio.shape, video.shape) == ((2, 96), (2, 96))
     assert torch.equal(audio, backbone.embed(clip)[0])
     assert load_weights(tmp_path / "model.safetensors").settings == backbone.settings()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, tiny(mask_ratio=0.5))
+    before = path.read_bytes()
+
+    def full(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("avcl.backbones.weights.save_file", full)
+    with pytest.raises(UserError, match=r"weights\.safetensors: cannot be written \(.*No space left on device"):
+        save_weights(path, tiny())
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_weights(tmp_path / "weights.safetensors", tiny())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_pretrained_folder_with_other_settings_is_refused(tmp_path):
@@ -149,73 +180,110 @@ def test_every_parameter_has_one_official_name():
 def test_prefixes_of_wrappers_and_the_matching_module():
     state = {f"module.{key}": value for key, value in golden("stella_steps").items()}
     backbone, twin = stella(), stella()
-    matching = load_stella(backbone, state)
-    load_stella(twin, golden("stella_steps"))
+    matching = fill(backbone, state, "stella", "x").matching
+    fill(twin, golden("stella_steps"), "stella", "x")
     assert all(torch.equal(p, q) for p, q in zip(backbone.parameters(), twin.parameters(), strict=True))
     assert len(matching) == 14
     assert torch.equal(matching["to_a_q.weight"], golden("stella_steps")["avmatching_module.to_a_q.weight"])
 
 
-def test_official_cavmae_leaves_out_only_what_nothing_reads():
-    state = {f"module.{key}": value for key, value in golden("cavmae").items()}
-    state |= {f"module.cls_token_{kind}": torch.zeros(1, 1, 48) for kind in ("a", "v", "av")}
-    load_cavmae(cavmae(), state)
-    state["module.mlp_head.1.weight"] = torch.zeros(309, 48)
-    with pytest.raises(UserError, match=r"^best\.pth: does not fit CavMae: unexpected mlp_head\.1\.weight;"):
-        load_cavmae(cavmae(), state, "best.pth")
-
-
 def test_missing_and_misshapen_official_names():
     state = golden("stella_steps")
     del state["backbone.transformer.blocks_u.0.norm2_v.bias"]
-    with pytest.raises(UserError, match=r"missing fusion\.0\.norm2\.video\.bias;"):
-        load_stella(stella(), state)
+    with pytest.raises(UserError, match=r"^x: not the weights of a stella model: missing blocks_u\.0\.norm2_v\.bias$"):
+        fill(stella(), state, "stella", "x")
     with pytest.raises(UserError, match=r"video\.table is \(18, 48\) instead of \(27, 48\), "):
-        load_stella(CavMae(**{**STELLA, "frames": 3}, **DECODER, decoder_depth=1), golden("stella_steps"))
+        more = CavMae(**{**STELLA, "frames": 3}, **DECODER, decoder_depth=1)
+        fill(more, golden("stella_steps"), "stella", "x")
     with pytest.raises(UserError, match=r"audio\.table is \(128, 48\) instead of \(64, 48\), "):
-        load_cavmae(CavMae(**{**CAV_MAE, "times": 128}, **DECODER, decoder_depth=2), golden("cavmae"))
+        fill(CavMae(**{**CAV_MAE, "times": 128}, **DECODER, decoder_depth=2), golden("cavmae"), "cav-mae", "x")
 
 
 def test_the_other_form_is_refused():
-    with pytest.raises(UserError, match=r"fits the form 'cav-mae', but the backbone has form = 'stella'$"):
-        load_cavmae(stella(), golden("cavmae"))
-    with pytest.raises(UserError, match=r"fits the form 'stella', but the backbone has form = 'cav-mae'$"):
-        load_stella(cavmae(), golden("stella_steps"))
+    with pytest.raises(UserError, match=r"^x: is of the form 'cav-mae', but the backbone has form = 'stella'$"):
+        fill(stella(), golden("cavmae"), "cav-mae", "x")
+    with pytest.raises(UserError, match=r"^x: is of the form 'stella', but the backbone has form = 'cav-mae'$"):
+        fill(cavmae(), golden("stella_steps"), "stella", "x")
+
+
+# --- files that others wrote --------------------------------------------------------------------------------
 
 
 def test_official_files_are_read_from_pth_and_safetensors(tmp_path):
     state = golden("cavmae")
     torch.save(state, tmp_path / "state.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"model": state, "epoch": 3}, tmp_path / "whole.pth")
     save_file(state, tmp_path / "state.safetensors")
-    for file in ("state.pth", "whole.pth", "state.safetensors"):
-        load_cavmae(cavmae(), read_state(tmp_path / file), file)
+    for file in ("state.pth", "old.pth", "whole.pth", "state.safetensors"):
+        read, beside = read_checkpoint(tmp_path / file)
+        assert beside == (("epoch",) if file == "whole.pth" else ())
+        fill(cavmae(), read, "cav-mae", file)
 
 
-class Unpickled:
-    """Leaves a trace where it is unpickled."""
+def touch(path):
+    path.touch()
+
+
+class Traced:
+    """Leaves a trace where it is unpickled, in one of the ways that a pickle has to run code."""
 
     def __init__(self, trace):
         self.trace = trace
 
     def __reduce__(self):
-        return (Path.touch, (self.trace,))
+        return (touch, (self.trace,))
 
 
-def test_nothing_but_tensors_is_unpickled(tmp_path):
-    trace = tmp_path / "trace"
-    torch.save({"model": {}, "sampler": Unpickled(trace)}, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match=r"bad\.pth: not a checkpoint of tensors alone \(UnpicklingError\);"):
-        read_state(tmp_path / "bad.pth")
+class Restored(Traced):
+    """As above, on the road of objects with a state."""
+
+    __reduce__ = object.__reduce__
+
+    def __setstate__(self, state):
+        state["trace"].touch()
+
+
+@pytest.mark.parametrize("kind", [Traced, Restored])
+def test_nothing_that_a_file_names_is_run(tmp_path, kind):
+    trace, state = tmp_path / "trace", {"a": torch.ones(2)}
+    torch.save({"model": state, "sampler": kind(trace), "age": np.zeros(3)}, tmp_path / "whole.pth")
+    read, beside = read_checkpoint(tmp_path / "whole.pth")
+    assert (list(read), beside) == (["a"], ("sampler", "age"))
+    assert torch.equal(read["a"], state["a"])
     assert not trace.exists()
+    torch.load(tmp_path / "whole.pth", weights_only=False)
+    assert trace.exists()  # it would have been
+
+
+class System:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    def refused(name):
+        with pytest.raises(UserError) as error:
+            read_checkpoint(tmp_path / name)
+        return str(error.value).removeprefix(f"{tmp_path / name}: ")
+
+    unreadable = "not a checkpoint that can be read without running what it names"
+    mend = (
+        "where you trust it, save its state dict by itself: "
+        "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
+    )
+    torch.save({"model": {}, "sampler": System()}, tmp_path / "system.pth")
+    assert refused("system.pth") == f"{unreadable} (UnpicklingError); {mend}"
+    torch.save(golden("cavmae"), tmp_path / "good.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:5000])
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(UserError, match=r"text\.pth: not a checkpoint of tensors alone"):
-        read_state(tmp_path / "text.pth")
     (tmp_path / "empty.pth").touch()
-    with pytest.raises(UserError, match=r"empty\.pth: not a checkpoint of tensors alone"):
-        read_state(tmp_path / "empty.pth")
+    for name in ("cut.pth", "text.pth", "empty.pth"):
+        assert refused(name).startswith(unreadable)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match=r"list\.pth: holds a list, not names and tensors of a model$"):
-        read_state(tmp_path / "list.pth")
-    with pytest.raises(UserError, match=r"nowhere\.pth: no such file$"):
-        read_state(tmp_path / "nowhere.pth")
+    assert refused("list.pth") == "holds a list, not names and tensors of a model"
+    torch.save(System, tmp_path / "class.pth")
+    assert refused("class.pth").endswith("not names and tensors of a model")
+    torch.save({"model": {"a": 1}}, tmp_path / "numbers.pth")
+    assert refused("numbers.pth") == "holds a dict, not names and tensors of a model"
+    assert refused("nowhere.pth") == "no such file"

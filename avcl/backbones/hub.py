@@ -1,54 +1,71 @@
-"""Backbones in folders and on the Hugging Face Hub: settings and weights together."""
+"""Backbones in files, in folders and on the Hugging Face Hub: settings and weights together."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from avcl.backbones.weights import load_state, load_weights, save_weights
+from avcl.errors import UserError
 from avcl.settings import build
 
 SETTINGS, WEIGHTS = "config.json", "model.safetensors"
 
 
 class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
-    """Gives a backbone ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
-
-    ``CavMae.from_pretrained("owner/name")`` takes a folder as well, and settings to change; every name and
-    every shape must fit, where the mixin alone would let some go missing.
-    """
+    """Gives a backbone ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``."""
 
     def _save_pretrained(self: Any, save_directory: Path) -> None:
         (save_directory / SETTINGS).write_text(json.dumps(self.settings(), indent=2))
         save_weights(save_directory / WEIGHTS, self)
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
         **settings: Any,
     ) -> Self:
-        path = Path(model_id) / WEIGHTS
-        if not path.parent.is_dir():
-            found = hf_hub_download(
-                repo_id=model_id,
-                filename=WEIGHTS,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-            path = Path(found)
-        backbone = build(cls, settings)
-        load_state(backbone, load_weights(path).states["backbone"], path)
+        """The backbone of ``"owner/name"`` on the Hub, of a folder, or of any weights file that avcl wrote.
+
+        Its settings are those in the file; ``settings`` change them. Every name and every shape must fit.
+        """
+        path = locate(
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        weights = load_weights(path)
+        backbone = build(cls, weights.settings | settings)
+        load_state(backbone, weights.states["backbone"], path)
         return backbone
+
+
+def locate(source: str | Path, **options: Any) -> Path:
+    """The weights file that ``source`` names: itself, the one in a folder, or one fetched from the Hub."""
+    path = Path(source).expanduser()
+    path = path / WEIGHTS if path.is_dir() else path
+    if path.is_file():
+        return path
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) or path.suffix in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"{path}: no such file")
+    try:
+        return Path(hf_hub_download(repo_id=str(source), filename=WEIGHTS, **options))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise UserError(
+            f"{source}: no such file or folder, and no {WEIGHTS} of that name comes from the Hugging Face Hub "
+            f"({type(error).__name__}); fetch it where there is a network, and give the file"
+        ) from None

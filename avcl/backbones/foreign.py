@@ -1,0 +1,69 @@
+"""Tensors out of files that others wrote; whatever code such a file names is never run."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avcl.backbones.weights import read_safetensors
+from avcl.errors import UserError
+
+
+class Checkpoint(NamedTuple):
+    """The tensors of a model by name, and the names of what else is in its file: an optimizer's state, an epoch."""
+
+    state: dict[str, Tensor]
+    beside: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """A ``.safetensors`` file, or one of ``torch.save``: a state dict, or a mapping with one under ``model``."""
+    if Path(path).suffix == ".safetensors":
+        tensors, about = read_safetensors(path)
+        if about.get("format") == "avcl":
+            raise UserError(f"{path}: is avcl's own already; start a run from it by the setting weights")
+        return Checkpoint(tensors)
+    try:
+        content = _unpickle(Path(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # the reader fails in any way that the bytes of a damaged file suggest
+        raise UserError(
+            f"{path}: not a checkpoint that can be read without running what it names ({type(error).__name__}); "
+            "where you trust it, save its state dict by itself: "
+            "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
+        ) from None
+    whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
+    state = content["model"] if whole else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not names and tensors of a model")
+    return Checkpoint(dict(state), tuple(str(key) for key in content if key != "model") if whole else ())
+
+
+class Inert:
+    """Stands in for every class and function that is not torch's own: takes anything and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        """Without the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _unpickle(path: Path) -> Any:
+    """What ``torch.save`` wrote, as far as it is tensors, numbers and containers.
+
+    A memory of clips in the file is mapped, not read.
+    """
+    zipped = zipfile.is_zipfile(path)
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+    with torch.serialization.safe_globals([(type("Inert", (Inert,), {}), name) for name in named]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
