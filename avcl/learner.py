@@ -137,10 +137,14 @@ class Learner(BaseSGDTemplate):
         """The batch under the name by which Avalanche's plugins know it."""
         return self.batch
 
-    def modules(self) -> Iterator[nn.Module]:
-        """Modules that the strategies made."""
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Modules that the strategies made, each with the name of the attribute."""
         for part in self.strategies:
-            yield from (value for value in vars(part).values() if isinstance(value, nn.Module))
+            yield from ((name, value) for name, value in vars(part).items() if isinstance(value, nn.Module))
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The same without names."""
+        return (module for _, module in self.named_modules())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that is trained."""

@@ -17,7 +17,7 @@ from avcl.learner import Learner
 from avcl.loggers import Bar
 from avcl.memory import Memory
 from avcl.metrics import LossTerms
-from avcl.run import Run, modules
+from avcl.run import Run
 from avcl.settings import fields
 from avcl.strategies import Rehearsal, Strategy
 from avcl.streams import as_avalanche
@@ -54,8 +54,7 @@ def pretrain(run: Run, path: str | Path, frozen: bool = False) -> None:
 
 def _trained(learner: Learner) -> dict[str, nn.Module]:
     """The strategies' modules that train; a teacher that only follows the backbone has nothing to learn yet."""
-    own = modules(learner)
-    return {key: module for key, module in own.items() if any(p.requires_grad for p in module.parameters())}
+    return {name: m for name, m in learner.named_modules() if any(p.requires_grad for p in m.parameters())}
 
 
 def _train(run: Run, stream: Any, strategies: Sequence[Strategy], what: str) -> Learner:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from avcl import checkpoint, config, dist
 from avcl.backbones import Backbone
@@ -114,7 +113,7 @@ class Run:
                 self._save(learner)
         results = self.results(learner)
         if dist.rank() == 0:
-            save_weights(self.folder / "weights.safetensors", self.backbone, modules(learner))
+            save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
             self.folder.write_card(self.settings, results)
         return results
 
@@ -202,11 +201,6 @@ class Run:
             "data": self.scenario.fingerprint,
             "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},
         }
-
-
-def modules(learner: Learner) -> dict[str, nn.Module]:
-    """The modules that strategies made, by attribute: what a weights file holds beside the backbone."""
-    return {key: m for part in learner.strategies for key, m in vars(part).items() if isinstance(m, nn.Module)}
 
 
 def _mib(size: float) -> str:
