@@ -147,7 +147,10 @@ def data_check(
     sets: Sets = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="A JSON file for the list of all clips.", show_default=False)] = None,
 ) -> None:
-    """Count what is found, missing, unreadable, mute, still, short or double, per task and split."""
+    """Count what is found, missing, unreadable, mute, still, short or double, per task and split.
+
+    It reads every container, and decodes until something is heard and moves; `prepare` decodes all.
+    """
     from avcl.configfile import load
 
     raw = load(config, sets)
@@ -186,7 +189,7 @@ def data_prepare(
     from avcl.data import prepare, scenario_of_files
     from avcl.listing import write
 
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     options: Any = {"rate": rate, "codec": codec, "quality": quality, "workers": workers or cores}
     for line in prepare(scenario_of_files(raw), out, share=int(share), of=int(parts), **options):
         write(line)

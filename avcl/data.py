@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
 
 from avcl import config
 from avcl.errors import BadClip, UserError
 from avcl.media import transforms
 from avcl.media.digest import fingerprint
-from avcl.media.files import Files, Source
+from avcl.media.files import Source, glance
 from avcl.media.scenario import SPLITS, FromFiles
 from avcl.media.store import Form
 from avcl.media.storing import Making, clips_of, finish, merge
+from avcl.media.writing import coded, fresh
+from avcl.progress import in_threads, shown
 from avcl.settings import plain
 from avcl.streams import Split
 
-log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-
 STATES = ("usable", "missing", "unreadable", "mute", "without video", "short", "left out")
 NOTES = ("still", "duplicated")
-STILL = 1.0  # levels of 255 by which pictures differ on average, where nothing but the coding changes
 
 
 @dataclass
@@ -83,13 +74,21 @@ class Report:
         return table
 
     def table(self) -> Table:
-        """The counts, for people."""
-        columns = ("found", *STATES[1:], *NOTES, STATES[0])
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        """The counts, for people: without the columns that are empty, as most are."""
+        counts = self.counts()
+        faults = [column for column in (*STATES[1:], *NOTES) if any(row[column] for row in counts.values())]
+        columns = ("found", *faults, STATES[0])
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for column in ("split", "task", *columns):
-            table.add_column(column, justify="left" if column in ("split", "task") else "right", overflow="fold")
-        for (split, task), row in self.counts().items():
-            table.add_row(split, task or "-", *(f"{row[column]:,}" for column in columns))
+            names = column in ("split", "task")
+            table.add_column(column, justify="left" if names else "right", no_wrap=names, overflow="fold")
+        for split in dict.fromkeys(split for split, _ in counts):
+            rows = {task: row for (other, task), row in counts.items() if other == split}
+            if len(rows) > 1:
+                rows["all"] = sum(rows.values(), Counter())
+            for task, row in rows.items():
+                table.add_row(split, task or "-", *(f"{row[column]:,}" for column in columns))
+            table.add_section()
         return table
 
     def write(self, path: Path) -> None:
@@ -98,11 +97,10 @@ class Report:
         settings = {"name": self.scenario.name, **self.scenario.settings()}
         clips = [asdict(clip) for clip in self.clips]
         content = {"scenario": settings, "fingerprint": self.fingerprint, "counts": counts, "clips": clips}
-        aside = path.with_name(path.name + ".writing")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8", errors="surrogateescape")
-            os.replace(aside, path)
+            with fresh(path) as file:
+                file.write(coded(plain(content)))
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -116,16 +114,13 @@ def scenario_of_files(raw: Mapping[str, Any]) -> FromFiles:
 
 
 def check(scenario: FromFiles) -> Report:
-    """Look into every clip: containers are read whole, sound is decoded, and pictures as evaluation sees them."""
-    files = Files([], scenario.shape, scenario.window, scenario.seconds)
+    """Look into every clip: its packets are read, and it is decoded until something is heard and moves."""
     clips = [
         Seen(split, task, name, state="missing" if reason == "missing" else "left out", reason=reason)
         for split, task, name, reason in scenario.absent
     ]
     listed = [(split, source) for split in SPLITS for source in scenario.sources(split)]
-    with ThreadPoolExecutor() as pool:
-        look = pool.map(lambda pair: _look(pair[0], pair[1], scenario.task_names[pair[1].task], files), listed)
-        clips += shown(look, len(listed), "looking into clips")
+    clips += in_threads(lambda pair: _look(*pair, scenario), listed, "looking into clips")
     first: dict[str, Seen] = {}
     for clip in clips:
         earlier = first.setdefault(clip.digest or clip.name, clip)
@@ -144,7 +139,7 @@ def prepare(
     rate: float = 8.0,
     codec: Literal["jpeg", "png"] = "jpeg",
     quality: int = 90,
-    per_shard: int = 64,
+    per_shard: int | None = None,
 ) -> Iterator[str]:
     """Decode all clips of a scenario once, into a store that it can read; yields what there is to say.
 
@@ -157,19 +152,23 @@ def prepare(
     height, width = transforms.store_size(scenario.height, scenario.width)
     form = Form(height, width, rate, scenario.seconds, codec, quality if codec == "jpeg" else 0)
     making = Making(folder, clips, form, per_shard)
-    making.claim()
-    todo = making.shards(share, of)
+    making.claim(scenario.lists)
+    todo, total = making.shards(share, of), len(making.parts)
     begun = time.monotonic()
     made = list(shown(making.make(todo, workers), len(todo), "preparing shards"))
     if todo:
         count = sum(len(making.parts[number]) for number in todo)
-        yield f"{count:,} clips in {len(todo)} shards, {count / (time.monotonic() - begun):.1f} clips a second"
-    left = making.shards()
-    if left:
-        elsewhere = f"; another process makes {made.count(False)} of them" if not all(made) else ""
-        yield f"{folder}: not complete, {len(left)} of {len(making.parts)} shards are still to be made{elsewhere}"
-    else:
+        speed = count / (time.monotonic() - begun)
+        yield f"{count:,} of {len(clips):,} clips in {len(todo)} of {total} shards, {speed:.1f} clips a second"
+    left = len(making.shards())
+    if not left:
         yield from _told(folder, finish(making.folder))
+    elif all(made) and of > 1:
+        others = f"{left} of {total} shards are left to other parts"
+        yield f"{folder}: part {share}/{of} is finished; {others}; `avcl data merge` joins parts of different folders"
+    else:
+        elsewhere = "" if all(made) else ", by another process that is at it; the same command looks again"
+        yield f"{folder}: not complete, {left} of {total} shards are still to be made{elsewhere}"
 
 
 def merged(parts: Sequence[Path], folder: Path) -> Iterator[str]:
@@ -180,36 +179,19 @@ def merged(parts: Sequence[Path], folder: Path) -> Iterator[str]:
 def _told(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     size = sum(shard["bytes"] for shard in facts["shards"])
     kept = max(1, facts["clips"] - len(facts["quarantined"]))
-    for reason, times in Counter(row["reason"] for row in facts["quarantined"]).most_common():
-        yield f"{times:,} clips cannot be decoded: {reason}"
+    reasons = Counter(re.sub(r"\d+(\.\d+)?", "#", row["reason"]) for row in facts["quarantined"])
+    for reason, times in reasons.most_common():
+        yield f"{times:,} of {facts['clips']:,} clips cannot be decoded: {reason}"
     yield f"{folder}: complete, {facts['clips']:,} clips, {size / kept / 1e6:.3f} MB for each that can be used"
 
 
-def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, with a bar and the time left while they come; ten lines where there is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        begun = time.monotonic()
-        for number, item in enumerate(bar.track(items, total=total, description=what), 1):
-            if bar.disable and 10 * number // total > 10 * (number - 1) // total:
-                left = (time.monotonic() - begun) / number * (total - number)
-                log.info("%s: %d of %d, %.0f s left", what, number, total, left)
-            yield item
-
-
-def _look(split: Split, source: Source, task: str, files: Files) -> Seen:
-    clip = Seen(split, task, source.name, source.path, digest=source.digest())
+def _look(split: Split, source: Source, scenario: FromFiles) -> Seen:
+    clip = Seen(split, scenario.task_names[source.task], source.name, source.path, digest=source.digest())
     try:
-        pictures, _ = files.decoded(source)
-        clip.still = _still(pictures)
+        clip.still = glance(source, scenario.window, scenario.seconds)
     except BadClip as bad:
         clip.state, clip.reason = _state(bad.reason), bad.reason
     return clip
-
-
-def _still(pictures: Tensor) -> bool:
-    return len(pictures) > 1 and bool((pictures.float() - pictures[:1].float()).abs().mean((1, 2, 3)).max() < STILL)
 
 
 def _state(reason: str) -> str:

@@ -156,8 +156,8 @@ def listing(top: Path) -> Iterator[tuple[str, str, Path]]:
     for task in folders(top):
         for label in folders(task):
             for path in sorted(label.iterdir(), key=lambda path: natural(path.name)):
-                if path.name[0] == "." or not path.is_file():
-                    continue
+                if path.name[0] == "." or path.is_dir() or not (path.is_file() or path.is_symlink()):
+                    continue  # a link to nothing is a clip that cannot be used
                 if path.suffix.lower() in ENDINGS:
                     yield task.name, label.name, path
                 else:

@@ -16,6 +16,7 @@ from avcl.media.extracted import Extracted
 from avcl.media.files import Files, Source
 from avcl.media.readers import Row, label_names, read
 from avcl.media.scenario import ENDINGS, SPLITS, Absent, FromFiles
+from avcl.progress import counted
 from avcl.scenarios.splits import Categories, key, read_categories
 from avcl.settings import Count
 from avcl.streams import Split
@@ -44,7 +45,8 @@ class Listed(FromFiles):
     ``train_per_class``, ``eval_per_class``: at most so many clips of a class, the first ones that are there ·
     ``gallery``: evaluate on the task's classes, or on all of its category too · ``pretraining``: clips of
     classes that are in no task, or the STELLA authors' larger set, which has all clips that the tasks do not
-    train on; ``pretraining_lists`` adds clips. A clip whose labels belong to two tasks is left out.
+    train on; ``pretraining_lists`` adds clips. A clip whose labels belong to two tasks is left out. A store
+    brings copies of the lists: with it, ``root`` need not be there.
     """
 
     name: ClassVar[str] = "listed"
@@ -81,6 +83,12 @@ class Listed(FromFiles):
         """Clips that are missing, listed twice, of two tasks, or of an unknown class, and bad rows."""
         return self._selection.absent
 
+    @property
+    def lists(self) -> dict[str, Path]:
+        """The lists by their names below the root."""
+        names = (self.train, self.eval, *((self.labels,) if self.labels else ()), *self.pretraining_lists)
+        return {name: self._list(name) for name in names}
+
     def pretraining_clips(self) -> Files | None:
         """What ``pretraining`` says, as far as it can be used."""
         if self.pretraining is None:
@@ -95,12 +103,12 @@ class Listed(FromFiles):
         yield from wrong
         if wrong:
             return
-        if not self._root.is_dir():
+        if not self._root.is_dir() and not self.store:
             yield f"root: {self.root!r} is no folder; it must hold the lists and the clips"
             return
         files = {"train": (self.train,), "eval": (self.eval,), "pretraining_lists": self.pretraining_lists}
         for setting, paths in (files | {"labels": (self.labels,) if self.labels else ()}).items():
-            for path in (path for path in paths if not (self._root / path).is_file()):
+            for path in (path for path in paths if not self._list(path).is_file()):
                 yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root"
         try:
             known = self._categories
@@ -123,6 +131,11 @@ class Listed(FromFiles):
     def _root(self) -> Path:
         return Path(self.root).expanduser()
 
+    def _list(self, name: str) -> Path:
+        """Where a list lies: below the root, or else in the store."""
+        kept = Path(self.store or "").expanduser() / "lists" / name
+        return kept if self.store and kept.is_file() and not (self._root / name).is_file() else self._root / name
+
     @cached_property
     def _categories(self) -> Categories:
         return read_categories(self.split)
@@ -130,7 +143,7 @@ class Listed(FromFiles):
     @cached_property
     def _labels(self) -> dict[str, str]:
         """Display names by mid, where there is a file of them."""
-        return label_names(self._root / self.labels) if self.labels else {}
+        return label_names(self._list(self.labels)) if self.labels else {}
 
     @cached_property
     def _known(self) -> set[str]:
@@ -216,7 +229,7 @@ class Listed(FromFiles):
         seen: set[str] = set()
         good = 0
         first: BadClip | None = None
-        for row in read(self._root / path, self._root):
+        for row in read(self._list(path), self._root):
             if isinstance(row, BadClip):
                 first = first or row
                 chosen.absent.append(Absent(split, "", row.path, f"bad row: {row.reason}"))
@@ -255,7 +268,7 @@ class Listed(FromFiles):
     def _add_pretraining_lists(self, chosen: Selection, numbers: Iterator[int]) -> None:
         homes = self._homes("train")
         for path in self.pretraining_lists if self.pretraining else ():
-            for index, row in zip(numbers, read(self._root / path, self._root), strict=False):
+            for index, row in zip(numbers, read(self._list(path), self._root), strict=False):
                 if isinstance(row, Row) and row.split != "eval":
                     unused = not any(text in homes for text in self._texts(row))
                     self._spare(row, "train", index, chosen, unused)
@@ -264,7 +277,7 @@ class Listed(FromFiles):
         """Say how many clips were left out and why; UserError where nothing was found."""
         for reason, times in Counter(item.reason.partition(":")[0] for item in chosen.absent).items():
             example = next(item.name for item in chosen.absent if item.reason.startswith(reason))
-            log.warning("%d clips are left out, %s; the first: %s", times, reason, example)
+            log.warning("left out, %s: %s; the first: %s", reason, counted(times, "clip"), example)
         for split in SPLITS:
             there = {self.class_names[source.label] for source in chosen.sources[split]}
             names = [entry.name for task in self.task_names for entry in self._categories.tasks[task]]

@@ -1,8 +1,13 @@
-"""Builds VGGSound and AudioSet in small: the real lists, class names and file names, with two seconds of video."""
+"""VGGSound, AudioSet and one's own videos in small: real lists, class names and file names, two seconds a clip."""
 
+import json
 import os
 from itertools import count
 
+import numpy as np
+from material import sine, truncate, write_clip
+
+from avcl.scenarios.folder import Folder
 from avcl.scenarios.splits import read_categories
 
 SMALL = {"frames": 2, "height": 32, "width": 32, "times": 128, "mels": 32, "window": 1.0, "seconds": 2.0}
@@ -56,3 +61,29 @@ def audioset(root, good, tasks, train=2, test=1, distinct=False):
                     place(good, root / name / f"{video}_30000_40000.mp4", number if distinct else None)
         (root / f"{name}.csv").write_text("".join(lines))
     return root
+
+
+def videos(root):
+    """Two tasks of eight clips, three of which cannot be used: mute, cut off, without sound."""
+    for task in ("birds", "trains"):
+        for number in range(8):
+            tone = sine(2.0, 44100, 200.0 * (number + 1))
+            clip = root / task / "near" / f"clip {number}.mp4"
+            write_clip(clip, seconds=2, tracks=[{0: tone, 1: tone}], size=(96, 64))
+    write_clip(root / "birds" / "near" / "clip 1.mp4", seconds=2, tracks=[{0: np.zeros(88200, np.float32)}])
+    truncate(root / "birds" / "near" / "clip 2.mp4", 0.5)
+    write_clip(root / "trains" / "near" / "clip 3.mp4", seconds=2, audio=None)
+    return root
+
+
+def of_videos(root, **settings):
+    """The scenario of ``videos``."""
+    return Folder(root=str(root), max_bad_share=0.5, **SMALL | settings)
+
+
+def same(one, other):
+    """Whether two stores hold the same bytes, and nothing is left over in them."""
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    assert json.loads((one / "store.json").read_text()) == json.loads((other / "store.json").read_text())
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

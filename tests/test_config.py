@@ -185,7 +185,8 @@ def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
         "scenario.sides: unknown setting; did you mean 'side'?",
         "scenario.frames: 0 is not allowed: input should be greater than 0",
         "backbone.heads: 'x' is not allowed: input should be a valid integer",
-        "weights: 'nowhere.safetensors' is not allowed: no such file; give null, or a file that `avcl pretrain` or `avcl weights import` wrote",
+        "weights: 'nowhere.safetensors' is not allowed: no such file; give null, or a file that "
+        "`avcl pretrain` or `avcl weights import` wrote",
         "strategy.0.store.capacity: 0 is not allowed: input should be greater than 0",
         "strategy.0.alpha: 2 is not allowed: input should be less than or equal to 1",
         "strategy.1: unknown strategy 'replai'; did you mean 'replay'?",

@@ -154,7 +154,7 @@ def test_missing_bad_unknown_and_repeated_rows_are_counted(tmp_path, good, caplo
     assert ("train", "sports", "gone_000007", "missing") in absent
     assert ("train", "", "y_000001", "unknown class 'sking'") in absent
     assert ("train", "", "-vid_000001_000001", "listed twice") in absent
-    assert "2 clips are left out, missing; the first: -vid_000000_000000" in caplog.text
+    assert "left out, missing: 2 clips; the first: -vid_000000_000000" in caplog.text
     assert any("soon" in reason for *_, reason in absent)
 
 

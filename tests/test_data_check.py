@@ -57,6 +57,9 @@ def test_every_fault_has_its_column(damaged):
         "-vid_000007": "0.5 s of video, shorter than 1.0 s",
         "-vid_000010": "empty file",
     }
+    headers = [column.header for column in report.table().columns]  # "left out" is not among them: none was
+    faults = ["missing", "unreadable", "mute", "without video", "short", "still", "duplicated"]
+    assert headers == ["split", "task", "found", *faults, "usable"]
     double = next(clip for clip in report.clips if clip.duplicated)
     assert (double.name[:11], double.duplicated[:17]) == ("-vid_000011", "train/-vid_000012")
 

@@ -9,9 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avcl.clip import Shape
+from avcl.errors import BadClip
 from avcl.media import decode, logmel, transforms, windows
 from avcl.media.digest import digest
 from avcl.streams import augmentation
+
+BEGINNING = 0.5  # seconds in which most clips are heard and move
+STILL = 1.0  # levels of 255 by which pictures differ on average, where nothing but the coding changes
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,32 @@ class Source:
 def inspect(source: Source, window: float, seconds: float) -> decode.Probe:
     """What the first ``seconds`` of a clip hold; raises BadClip unless there is a ``window`` of video and audio."""
     found = source.probe(seconds)
-    for kind, length in (("video", found.video), ("audio", found.audio)):
+    lengths = {"video": found.video, "audio": found.audio}
+    for kind, length in lengths.items():
         if length is None:
             raise decode.bad(source.path, f"no {kind} stream")
-        _require(source.path, kind, length, window)
+    for kind, length in lengths.items():
+        _require(source.path, kind, length or 0.0, window)
     return found
+
+
+def glance(source: Source, window: float, seconds: float) -> bool:
+    """Whether nothing moves in a clip; raises BadClip where it cannot be used, as far as that shows quickly.
+
+    Its packets are read, and it is decoded until something is heard and moves: its beginning, of mute and
+    still clips all ``seconds``.
+    """
+    length = min(inspect(source, window, seconds).video or 0.0, seconds)
+    try:
+        source.sound(min(BEGINNING, seconds))
+    except BadClip:  # silent so far
+        source.sound(seconds)
+    every = [number * BEGINNING for number in range(round(length / BEGINNING))]
+    return len(every) > 1 and not any(_move(source.pictures(times)) for times in (every[:2], every))
+
+
+def _move(pictures: Tensor) -> bool:
+    return any((picture.float() - pictures[0]).abs().mean() >= STILL for picture in pictures[1:])
 
 
 def _require(path: str, kind: str, length: float, wanted: float) -> None:

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from avcl.clip import Shape
@@ -13,6 +13,7 @@ from avcl.media import transforms
 from avcl.media.digest import fingerprint
 from avcl.media.files import Files, Source, inspect
 from avcl.media.store import Store
+from avcl.progress import in_threads
 from avcl.settings import Count, Fraction, Positive
 from avcl.streams import Scenario, Split
 
@@ -58,6 +59,11 @@ class FromFiles(Scenario):
     def sources(self, split: Split) -> Sequence[Source]:
         """All files of a split, before anybody looked into them."""
         raise NotImplementedError
+
+    @property
+    def lists(self) -> dict[str, Path]:
+        """The files that say which clips there are, by their names below a root; a store keeps copies of them."""
+        return {}
 
     @property
     def absent(self) -> list[Absent]:
@@ -114,8 +120,7 @@ class FromFiles(Scenario):
     def fingerprint(self) -> str:
         """SHA-256 of the clips that are there, good or bad: split, task, name and content of each."""
         listed = [(split, source) for split in SPLITS for source in self.sources(split)]
-        with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(lambda pair: pair[1].digest(), listed))
+        digests = list(in_threads(lambda pair: pair[1].digest(), listed, "taking the data's fingerprint"))
         names = [(split, self.task_names[source.task], source.name) for split, source in listed]
         return fingerprint((*name, text) for name, text in zip(names, digests, strict=True))
 
@@ -136,9 +141,9 @@ class FromFiles(Scenario):
 
     def _looked_into(self, listed: Sequence[Source]) -> dict[str, BadClip | None]:
         """What is wrong with each file, by its path; the bad ones are named in the log."""
-        log.info("looking into %d files", len(listed))
-        with ThreadPoolExecutor() as pool:
-            faults = dict(zip([source.path for source in listed], pool.map(self._fault, listed), strict=True))
+        log.info("looking into %s files", f"{len(listed):,}")
+        found_out = in_threads(self._fault, listed, "looking into files")
+        faults = dict(zip([source.path for source in listed], found_out, strict=True))
         found = [fault for fault in faults.values() if fault]
         for fault in found:
             log.warning("skipped %s", fault)

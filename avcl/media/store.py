@@ -1,9 +1,10 @@
 """A prepared store: every clip decoded once, in Arrow files that are mapped into memory.
 
 A folder with ``plan.json`` (what is to be in it), ``shards/NNNNN.arrow`` (Arrow streams, each written aside and
-renamed) and, last of all, ``store.json``: without it the store is not complete. ``datasets.load_from_disk`` of
-Hugging Face opens it too. A row is a clip: frames as JPEG or PNG, sound as 16-bit samples at 16 kHz; a clip that
-could not be decoded has a ``reason`` instead.
+renamed), ``index.arrow`` (all but frames and sound, of all clips), ``lists`` (those that named the clips) and, last
+of all, ``store.json``: without it the store is not complete. ``datasets.load_from_disk`` of Hugging Face opens it too.
+A row is a clip: frames as JPEG or PNG, sound as 16-bit samples at 16 kHz; a clip that could not be decoded has a
+``reason`` instead.
 """
 
 import functools
@@ -13,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,9 @@ from avcl.media.extracted import decode_picture
 from avcl.media.files import Source
 
 FACTS = {"split": "string", "task": "string", "class": "string", "name": "string", "path": "string", "index": "int64"}
-FOUND = {"digest": "string", "reason": "string", "video": "float64", "audio": "float64"}
+INDEX = FACTS | {"digest": "string", "reason": "string", "video": "float64", "audio": "float64"}
 SCHEMA = pa.schema(
-    [(name, getattr(pa, kind)()) for name, kind in (FACTS | FOUND).items()]
+    [(name, getattr(pa, kind)()) for name, kind in INDEX.items()]
     + [("frames", pa.list_(pa.binary())), ("sound", pa.binary())]
 )
 
@@ -47,28 +47,35 @@ class Form:
 
 @dataclass(frozen=True)
 class Stored(Source):
-    """A clip in row ``row`` of the file ``shard``; ``path`` names the file that it was made of."""
+    """A clip in row ``row`` of the file ``shard``; ``path`` names the file that it was made of.
+
+    ``content``: the digest of what it was made of · ``reason``: why it could not be decoded · ``video``,
+    ``audio``: seconds, as the file was found when it was decoded.
+    """
 
     shard: str = ""
     row: int = 0
     rate: float = 8.0
+    content: str = ""
+    reason: str = ""
+    video: float | None = None
+    audio: float | None = None
 
     def digest(self) -> str:
         """That of the files it was made of."""
-        return self._value("digest")
+        return self.content
 
     def probe(self, until: float) -> decode.Probe:
         """As the file was found when it was decoded."""
-        video, audio = self._value("video"), self._value("audio")
-        if self._value("reason") and video is None and audio is None:
-            raise decode.bad(self.path, self._value("reason"))
-        return decode.Probe(video=video, audio=audio, fps=self.rate, rate=decode.RATE, channels=1)
+        if self.video is None and self.audio is None:
+            self._refuse()
+        return decode.Probe(video=self.video, audio=self.audio, fps=self.rate, rate=decode.RATE, channels=1)
 
     def pictures(self, times: Sequence[float]) -> Tensor:
         """The kept pictures that begin last at or before each of ``times``."""
+        self._refuse()
         frames = _table(self.shard)["frames"][self.row]
         numbers = [int((time + decode.ROUNDING) * self.rate) for time in times]
-        self._refuse()
         if numbers[-1] >= len(frames):
             raise decode.bad(self.path, f"no picture at {times[-1]:.1f} s")
         read = [decode_picture(io.BytesIO(frames[number].as_buffer()), self.path) for number in numbers]
@@ -84,11 +91,8 @@ class Stored(Source):
         return torch.from_numpy(wave.astype(np.float32) / 2**15)
 
     def _refuse(self) -> None:
-        if self._value("reason"):
-            raise decode.bad(self.path, self._value("reason"))
-
-    def _value(self, column: str) -> Any:
-        return _table(self.shard)[column][self.row].as_py()
+        if self.reason:
+            raise decode.bad(self.path, self.reason)
 
 
 @functools.cache
@@ -139,18 +143,17 @@ class Store:
     def entries(self) -> list[Entry]:
         """Every clip, by its number."""
         found = []
-        for shard in self.facts["shards"]:
-            path = str(self.folder / shard["file"])
-            rows = _table(path).select(list(FACTS)).to_pylist()
-            found += [
-                Entry(
-                    row["split"],
-                    row["task"],
-                    row["class"],
-                    Stored(row["path"], -1, -1, row["index"], row["name"], path, number, self.form.rate),
-                )
-                for number, row in enumerate(rows)
-            ]
+        for number, row in enumerate(read_shard(self.folder / "index.arrow").to_pylist()):
+            shard, place = divmod(number, self.facts["per_shard"])
+            source = Stored(
+                *(row["path"], -1, -1, row["index"], row["name"]),
+                shard=str(self.folder / self.facts["shards"][shard]["file"]),
+                row=place,
+                rate=self.form.rate,
+                content=row["digest"],
+                **{name: row[name] for name in ("reason", "video", "audio")},
+            )
+            found.append(Entry(row["split"], row["task"], row["class"], source))
         return sorted(found, key=lambda entry: entry.source.index)
 
     @functools.cached_property
