@@ -182,7 +182,7 @@ def _told(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     reasons = Counter(re.sub(r"\d+(\.\d+)?", "#", row["reason"]) for row in facts["quarantined"])
     for reason, times in reasons.most_common():
         yield f"{times:,} of {facts['clips']:,} clips cannot be decoded: {reason}"
-    yield f"{folder}: complete, {facts['clips']:,} clips, {size / kept / 1e6:.3f} MB for each that can be used"
+    yield f"{folder}: complete, {facts['clips']:,} clips, {size / kept / 1e6:.3f} MB a usable clip"
 
 
 def _look(split: Split, source: Source, scenario: FromFiles) -> Seen:

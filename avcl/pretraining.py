@@ -34,6 +34,11 @@ def pretrain(run: Run, path: str | Path, frozen: bool = False) -> None:
     if clips is None:
         setting = "scenario.pretraining, or " if "pretraining" in fields(type(run.scenario)) else ""
         raise UserError(f"scenario {run.scenario.name!r} has no clips to pre-train on; set {setting}weights to a file")
+    if not len(clips):  # type: ignore[arg-type]
+        raise UserError(
+            f"scenario {run.scenario.name!r}: none of its clips to pre-train on is there; "
+            "a store holds them if it was prepared with the same scenario.pretraining"
+        )
     stream = benchmark_from_datasets(train=[as_avalanche(clips)]).train_stream
     if not frozen:
         _train(run, stream, [Strategy()], "backbone")

@@ -80,6 +80,16 @@ def test_the_second_stage_goes_on_from_a_matching_module_that_it_is_given(tmp_pa
     assert same(again["matching"], given["matching"])
 
 
+def test_clips_that_are_not_there_are_told(tmp_path):
+    class Without(Noise):
+        def pretraining_clips(self):
+            return torch.utils.data.Subset(self.clips(0, "train"), [])
+
+    told = "^scenario 'noise': none of its clips to pre-train on is there; a store holds them if it was prepared with"
+    with pytest.raises(UserError, match=told):
+        pretrain(make_run(tmp_path, Finetune(), scenario=Without(clips_per_task=8)), tmp_path / "x.safetensors")
+
+
 def test_what_can_not_be_done_is_one_line(tmp_path):
     with pytest.raises(
         UserError, match=r"^strategy 'er' brings no module to train beside a frozen backbone; 'stella' "
