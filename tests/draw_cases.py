@@ -16,7 +16,7 @@ COMPILER = shutil.which((os.environ.get("CXX") or "c++").split()[0])
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 90), st.integers(1, 12))  # clips, chunks, patches in each
 seeds = st.integers(-(2**63), 2**63 - 1)
-kinds = st.sampled_from(["any", "zeros", "all zero", "ties", "tiny", "huge", "denormal doubles"])
+kinds = st.sampled_from(["any", "zeros", "all zero", "ties", "tiny", "huge", "denormal doubles", "infinite"])
 shares = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 
 
@@ -36,6 +36,8 @@ def weights(kind: str, clips: int, patches: int) -> Tensor:
             return some * 3e38
         case "denormal doubles":
             return some.double() * 1e-310
+        case "infinite":  # refused by Python
+            return some.masked_fill(some > 0.7, torch.inf)
     return some
 
 
@@ -50,7 +52,7 @@ def selections(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     pruned = torch.rand(clips, patches, generator=generator) < draw(shares)
     index = torch.randint(-(2**62), 2**62, (clips,), generator=generator)
-    keep = draw(st.one_of(st.integers(1, patches), st.just(patches), st.just(1)))
+    keep = draw(st.one_of(st.integers(0, patches), st.sampled_from([0, 1, patches])))
     return importance, pruned, keep, chunk, draw(st.sampled_from(["neighbours", "tail"])), draw(seeds), index
 
 
@@ -67,6 +69,12 @@ def attention(clips: int, heads: int, rows: int, keys: int, depth: int, dtype: t
 def exact_importance(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """By the definition, in float64, with the full map."""
     return (query.double() @ key.double().mT * scale).softmax(-1).mean((1, 2))
+
+
+def kernels(name: str) -> str | None:
+    """Use the kernels of one instruction set from now on: its name, None where nothing native has it."""
+    ours = any(backend.native for backend in native.backends() if backend.device == "CPU")
+    return native.instructions(name) if ours else None
 
 
 def compile_library(sources: list[Path], to: Path, *flags: str) -> Path:

@@ -1,5 +1,6 @@
 """The build: what is missing ends in one line and a working install, and in failure where it was asked for."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -183,6 +184,18 @@ def test_a_compiler_that_fails_leaves_a_working_install(clone, tmp_path):
     assert "avcl: without native ops (they will run in PyTorch): " in done.stderr
     assert built(clone) == []
     assert run(clone, *IN_PLACE, CXX=broken, AVCL_BUILD_EXT="1").returncode != 0
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+def test_kernels_compile_where_matrix_tiles_are_unknown(tmp_path):
+    """As for a compiler, or a system, without AMX: the others are there."""
+    sources = [str(path) for path in (ROOT / SOURCES / "cpu").glob("*.cpp") if path.name != "ops.cpp"]
+    library = tmp_path / "kernels.so"
+    flags = ("-shared", "-fPIC", "-std=c++20", "-Wno-psabi", "-U__linux__")
+    subprocess.run(["c++", *flags, *sources, "-o", str(library)], check=True)
+    kernels = ctypes.CDLL(str(library)).avcl_kernels
+    kernels.restype = ctypes.c_char_p
+    assert kernels(b"amx") is None and kernels(b"generic") == b"generic"
 
 
 @pytest.mark.slow

@@ -82,6 +82,13 @@ def test_pruning_is_that_of_the_reference(cuda, seed):
     assert torch.equal(cuda.prune(*to), KERNELS["prune"](*to))
 
 
+def test_a_length_that_no_number_of_chunks_has_is_refused(cuda):
+    index, none = torch.arange(2), torch.zeros(2, 8, dtype=torch.bool)
+    for ops in (cuda.select_chunks, torch.ops.avcl.select_chunks, KERNELS["select_chunks"]):
+        with pytest.raises(RuntimeError):
+            ops(weights("any", 2, 8), none, 4, 3, "tail", 5, index)
+
+
 def test_a_missing_barrier_and_unwritten_shared_memory_are_seen(cuda, tmp_path):
     """What these tests are worth: the same source without its barriers gives something else."""
     source = (CSRC / "emulation" / "ops.cpp").read_text()

@@ -1,20 +1,28 @@
 """The ops of the namespace ``avcl``: native against reference, whatever the sizes, threads, seeds and weights."""
 
-import ctypes
 import math
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from draw_cases import attention, exact_importance, seeds, selections, weights
+from draw_cases import attention, exact_importance, kernels, seeds, selections, weights
 from hypothesis import given, settings
 
 from avcl.plugins.stella import native, selection
 from avcl.plugins.stella.philox import Use
 from avcl.plugins.stella.reference import KERNELS
-from avcl.plugins.stella.selection import correlation, importance, prune, sample, select_audio
+from avcl.plugins.stella.selection import (
+    correlation,
+    importance,
+    leading,
+    pooled_query,
+    prune,
+    sample,
+    select_audio,
+)
 
 OPS = torch.ops.avcl
 NATIVE = {backend.op: backend for backend in native.backends() if backend.device == "CPU"}
@@ -42,13 +50,13 @@ def threads():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def kernels():
-    """Use the kernels of one instruction set: the name of those that are used, None where this processor has none."""
-    library = ctypes.CDLL(str(native.find("_C")))
-    library.avcl_kernels.restype = ctypes.c_char_p
-    yield lambda name: library.avcl_kernels(name.encode())
-    library.avcl_kernels(b"")
+@pytest.fixture(params=native.INSTRUCTIONS if NATIVE["importance"].native else ["the reference"])
+def instructions(request):
+    """The kernels of each instruction set in turn; in their absence what runs instead."""
+    if NATIVE["importance"].native and not kernels(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    kernels("")
 
 
 # ---- as torch wants its ops ----------------------------------------------------------------------------------
@@ -113,8 +121,6 @@ def test_a_step_compiles_once_for_all_seeds(monkeypatch):
 # ---- scores --------------------------------------------------------------------------------------------------
 
 
-@needs_native
-@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
 @pytest.mark.parametrize(
     ("shape", "dtype", "off"),
     [
@@ -122,15 +128,15 @@ def test_a_step_compiles_once_for_all_seeds(monkeypatch):
         ((2, 3, 13, 31, 5), torch.float32, 1e-6),
         ((1, 2, 265, 33, 64), torch.float32, 1e-6),
         ((1, 17, 300, 100, 128), torch.float32, 1e-6),
+        ((1, 18, 330, 32, 33), torch.float32, 1e-6),
         ((1, 1, 7, 1000, 200), torch.float32, 4e-6),
         ((2, 2, 20, 65, 24), torch.float64, 1e-14),
         ((2, 2, 20, 65, 24), torch.bfloat16, 1e-6),
+        ((1, 17, 609, 70, 64), torch.bfloat16, 1e-6),
         ((2, 2, 20, 65, 24), torch.float16, 1e-6),
     ],
 )
-def test_importance_is_the_column_mean_of_the_softmax(kernels, name, shape, dtype, off):
-    if not kernels(name):
-        pytest.skip(f"this processor has no {name}")
+def test_importance_is_the_column_mean_of_the_softmax(instructions, shape, dtype, off):
     query, key = attention(*shape, dtype)
     found = OPS.importance(query, key, 0.2, 0.4)
     assert found.dtype == torch.promote_types(dtype, torch.float32)
@@ -138,13 +144,64 @@ def test_importance_is_the_column_mean_of_the_softmax(kernels, name, shape, dtyp
     assert ((found - exact).abs() <= off * exact.max()).all()
 
 
-@needs_native
-def test_importance_is_the_same_for_any_number_of_threads_and_in_any_batch(threads):
+def test_importance_is_the_same_for_any_number_of_threads_and_in_any_batch(instructions, threads):
     query, key = attention(5, 4, 600, 90, 16)
     alone = torch.cat([OPS.importance(query[i : i + 1], key[i : i + 1], 0.2, 0.4) for i in range(5)])
     for count in (1, 2, 3, 7):
         threads(count)
         assert torch.equal(OPS.importance(query, key, 0.2, 0.4), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("queries", "keys", "scale"),
+    [
+        (5e37, 1e-30, 1e-7),  # close to the largest
+        (1e-40, 1e35, 1e5),  # denormals that count
+        (1e-40, 1e-2, 1e30),
+        (1e-19, 1e-19, 1e37),  # denormal products
+        (2.0**36, 2.0**36, 2.0**-72),
+        (2.0**39, 2.0**20, 2.0**-59),
+        (1.0, 1.0, -0.5),
+        (1.0, 1.0, 0.0),
+        (1.0, 30.0, 10.0),  # one key takes it all
+    ],
+)
+def test_importance_of_very_large_and_very_small_numbers(instructions, dtype, queries, keys, scale):
+    query, key = attention(1, 2, 100, 70, 16, dtype)
+    query, key = query * queries, key * keys
+    exact = exact_importance(query, key, scale)
+    found = OPS.importance(query, key, scale, 1.0)
+    assert ((found - exact).abs() <= (1e-6 if abs(scale) < 1 or keys < 2 else 1e-4) * exact.max()).all()
+
+
+def test_importance_of_one_strange_row_among_ordinary_ones(instructions):
+    """Wherever it stands, among queries or keys, it does what it must, and to its own clip only."""
+    plain_query, plain_key = attention(2, 2, 130, 70, 16)
+    plain = OPS.importance(plain_query, plain_key, 0.5, 1.0)
+    for row in (0, 31, 32, 64, 129):
+        for number in (1e30, math.inf, math.nan):
+            query = plain_query.clone()
+            query[0, 1, row] *= number
+            found, exact = OPS.importance(query, plain_key, 0.5, 1.0), exact_importance(query, plain_key, 0.5)
+            assert torch.equal(found[1], plain[1])
+            assert found[0].isnan().all() == (number != 1e30)
+            if number == 1e30:
+                torch.testing.assert_close(found[0].double(), exact[0], rtol=0, atol=1e-6)
+    key = plain_key.clone()
+    key[0, 0, 69] = math.nan
+    found = OPS.importance(plain_query, key, 0.5, 1.0)
+    assert found[0].isnan().all() and torch.equal(found[1], plain[1])
+
+
+def test_torch_multiplies_as_before_beside_our_tiles(instructions):
+    """Matrix tiles belong to a thread: what is set up in them for us must not stay."""
+    query, key = attention(1, 2, 40, 33, 64, torch.bfloat16)
+    left, right = torch.rand(70, 96).bfloat16(), torch.rand(96, 50).bfloat16()
+    before, scores = left @ right, OPS.importance(query, key, 0.2, 0.4)
+    for _ in range(3):
+        assert torch.equal(OPS.importance(query, key, 0.2, 0.4), scores)
+        assert torch.equal(left @ right, before)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "heads apart", "columns apart", "expanded", "backwards"])
@@ -166,7 +223,7 @@ def test_scores_take_strided_tensors_as_they_are(layout):
     assert torch.equal(OPS.correlation(key, *to), OPS.correlation(key.contiguous(), *(x for x in to)))
 
 
-def test_scores_of_infinity_and_nan():
+def test_scores_of_infinity_and_nan(instructions):
     """Minus infinity takes no share, plus infinity and NaN spoil their clip and no other."""
     query, key = attention(3, 1, 3, 70, 2)
     query = query.abs() + 0.1
@@ -177,12 +234,8 @@ def test_scores_of_infinity_and_nan():
     assert OPS.correlation(key, query[:, :, 0], query[:, :, 1], torch.tensor([[66]] * 3), 1.0, 1.0)[1, 66].isnan()
 
 
-@needs_native
-@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_correlation_equals_the_reference(kernels, name, dtype):
-    if not kernels(name):
-        pytest.skip(f"this processor has no {name}")
+def test_correlation_equals_the_reference(instructions, dtype):
     key, query = attention(3, 5, 40, 2, 24, dtype)
     past, now = (x.float() for x in query.unbind(2))
     top = torch.rand(3, 40).argsort(1)[:, :17]
@@ -220,6 +273,20 @@ def test_pruning_is_that_of_the_reference(seed):
     chance[:, :3] = torch.tensor([0, 1, 2.0**-32])
     to = (chance, seed, Use.PRUNE_AUDIO, torch.tensor([-1, 2**62, 0]))
     assert torch.equal(OPS.prune(*to), KERNELS["prune"](*to))
+
+
+def test_none_and_all_can_be_kept():
+    none = torch.zeros(2, 8, dtype=torch.bool)
+    for keep in (0, 8):
+        for chosen in (
+            selection.leading(WEIGHT, keep),
+            sample(WEIGHT, none, keep, use=Use.VIDEO, seed=1, index=INDEX),
+            selection.select_chunks(WEIGHT, none, keep, 4, seed=1, index=INDEX),
+            select_audio(WEIGHT, none, keep, freqs=2, chunk=2, along="frequency", seed=1, index=INDEX),
+            KERNELS["sample"](WEIGHT, none, keep, 1, Use.VIDEO, INDEX),
+            KERNELS["select_chunks"](WEIGHT, none, keep, 4, "tail", 1, INDEX),
+        ):
+            assert chosen.sort(1).values.tolist() == 2 * [list(range(keep))]
 
 
 @needs_native
@@ -270,26 +337,103 @@ def test_pruning_has_the_frequencies_of_bernoulli():
 
 TO = {"seed": 0, "index": INDEX}
 POOLED, VIDEO = QUERY[:, :, 0], Use.VIDEO
+WEIGHTS = {"importance": WEIGHT, "pruned": PRUNED, "keep": 3, **TO}
+ASKED = {
+    "importance": {"query": QUERY, "key": KEY, "scale": 0.3},
+    "leading": {"importance": WEIGHT, "keep": 3},
+    "pooled_query": {"query": KEY, "importance": weights("any", 2, 7), "top": TOP},
+    "correlation": {"key": KEY, "past": POOLED, "now": POOLED, "top": TOP, "scale": 0.3},
+    "prune": {"correlation": WEIGHT, "use": VIDEO, **TO},
+    "sample": {**WEIGHTS, "use": VIDEO},
+    "select_chunks": {**WEIGHTS, "chunk": 2},
+    "select_audio": {**WEIGHTS, "freqs": 2, "chunk": 2, "along": "frequency"},
+}
+TENSORS = [(op, name) for op, asked in ASKED.items() for name, x in asked.items() if isinstance(x, torch.Tensor)]
+
+
+def with_one_wrong(op, name, change):
+    getattr(selection, op)(**{**ASKED[op], name: change(ASKED[op][name])})
+
+
+def spread(x):
+    return torch.stack([x, x], dim=-1)[..., 0]
+
+
+@pytest.mark.parametrize("op", ASKED)
+def test_what_is_asked_right_is_answered(op):
+    assert getattr(selection, op)(**ASKED[op]).numel() > 0
+
+
+@pytest.mark.parametrize(("op", "name"), TENSORS)
+class TestEveryTensor:
+    """Of every op, with one thing wrong at a time: the text has the argument's name, its value, what is allowed."""
+
+    def test_of_a_wrong_shape(self, op, name):
+        shape = re.escape(str((1, *ASKED[op][name].shape)))
+        with pytest.raises(ValueError, match=rf"\b{name}\b.* {shape}"):
+            with_one_wrong(op, name, lambda x: x[None])
+
+    def test_of_a_wrong_type(self, op, name):
+        to = torch.int64 if ASKED[op][name].is_floating_point() else torch.float32
+        with pytest.raises(TypeError, match=rf"{name}: a .* is needed, not {to}"):
+            with_one_wrong(op, name, lambda x: x.to(to))
+        with pytest.raises(TypeError, match=f"{name}: a tensor is needed, not list"):
+            with_one_wrong(op, name, lambda x: x.tolist())
+
+    def test_on_another_device(self, op, name):
+        others = [other for other in ASKED[op] if (op, other) in TENSORS]
+        if len(others) == 1:
+            pytest.skip("there is no other tensor")
+        with pytest.raises(ValueError, match=rf"\b{name}\b.* on (meta.*cpu|cpu.*meta)|{others[0]} on meta; one device"):
+            with_one_wrong(op, name, lambda x: x.to("meta"))
+
+    def test_that_is_empty(self, op, name):
+        empty = ASKED[op][name][..., :0]
+        with pytest.raises(ValueError, match=rf"\b{name}\b.* {re.escape(str(tuple(empty.shape)))}"):
+            with_one_wrong(op, name, lambda _: empty)
+
+    def test_whose_numbers_lie_apart(self, op, name):
+        strides = re.escape(str(spread(ASKED[op][name]).stride()))
+        text = rf"{name}: strides {strides} are not allowed; the last must be 1: call .contiguous\(\) on it"
+        with pytest.raises(ValueError, match=text):
+            with_one_wrong(op, name, spread)
+        with_one_wrong(op, name, lambda x: spread(x).contiguous())
+
+
+@pytest.mark.parametrize("op", ASKED)
+def test_no_clips_at_all(op):
+    nothing = {name: x[:0] if isinstance(x, torch.Tensor) else x for name, x in ASKED[op].items()}
+    with pytest.raises(ValueError, match=rf"{next(iter(nothing))}: shape \(0, .* is empty; at least one along each"):
+        getattr(selection, op)(**nothing)
+
+
+def test_rows_and_heads_may_lie_apart():
+    """As they come out of a model, or of one row that stands for many."""
+    queries = QUERY.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not queries.is_contiguous()
+    assert torch.equal(importance(queries, KEY, 0.3), importance(QUERY.contiguous(), KEY.contiguous(), 0.3))
+    row, none = weights("any", 1, 8).expand(2, -1), torch.zeros(1, 8, dtype=torch.bool).expand(2, -1)
+    chosen = sample(row, none, 3, use=VIDEO, **TO)
+    assert torch.equal(chosen, sample(row.contiguous(), none.contiguous(), 3, use=VIDEO, **TO))
+    top = leading(row, 3)
+    assert top.stride() == (8, 1)
+    pooled = pooled_query(QUERY[:1].expand(2, -1, -1, -1), row[:, :5], top % 5)
+    assert torch.equal(pooled[0], pooled[1])
 
 
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
         (lambda: importance(QUERY, KEY.double(), 1.0), TypeError, "key: torch.float64 differs .*32"),
-        (lambda: importance(QUERY.long(), KEY, 1.0), TypeError, "query: a floating-point .* torch.int64"),
         (lambda: importance(QUERY[..., :0], KEY[..., :0], 1.0), ValueError, r"query: .* 0\) is empty"),
         (lambda: importance(QUERY, KEY[:, :, :0], 1.0), ValueError, r"key: shape \(2, 3, 0, 8\) is empty"),
-        (lambda: importance(QUERY, KEY.to("meta"), 1.0), ValueError, "key: is on meta, query on cpu"),
         (lambda: importance(QUERY, KEY, 1.0, math.nan), ValueError, "temperature: nan is not allowed"),
+        (lambda: leading(WEIGHT, 9), ValueError, "keep: 9 of 8 patches is not possible; allowed: 0 to all"),
+        (lambda: pooled_query(KEY, WEIGHT[:, :7].contiguous(), TOP + 1), ValueError, r"top: 7 is not .* in \[0, 7\)"),
         (lambda: correlation(KEY, POOLED, POOLED, TOP + 5, 1.0), ValueError, "top: 8 is not"),
         (lambda: correlation(KEY, POOLED, POOLED, TOP - 1, 1.0), ValueError, r"top: -1 .* 7"),
         (lambda: correlation(KEY, POOLED, POOLED, TOP[0], 1.0), ValueError, r"top: shape \(3"),
-        (lambda: correlation(KEY, POOLED, POOLED, TOP.float(), 1.0), TypeError, "top: .*int"),
-        (lambda: prune(WEIGHT, use=VIDEO, seed=0, index=INDEX.float()), TypeError, "index: .* torch.float32"),
         (lambda: prune(WEIGHT, use=VIDEO, seed=2**63, index=INDEX), ValueError, "seed: 9223372036854775808"),
-        (lambda: prune(WEIGHT[:0], use=VIDEO, seed=0, index=INDEX[:0]), ValueError, "correlation: .* empty"),
-        (lambda: prune(WEIGHT, use=VIDEO, seed=0, index=INDEX.to("meta")), ValueError, "index: is on meta"),
-        (lambda: sample(WEIGHT, PRUNED.to("meta"), 3, use=VIDEO, **TO), ValueError, "pruned: is on meta"),
         (lambda: sample(WEIGHT[:, :0], PRUNED[:, :0], 3, use=VIDEO, **TO), ValueError, "is empty"),
         (
             lambda: select_audio(WEIGHT, PRUNED, 3, freqs=3, chunk=1, **TO),
@@ -336,6 +480,15 @@ def test_the_suite_runs_what_it_was_told_to():
     if mode != "auto":
         assert all(backend.native == (mode == "native") for backend in NATIVE.values())
     assert all(backend.native == (not backend.reason) for backend in native.backends())
+
+
+@needs_native
+def test_the_kernels_are_the_best_that_this_processor_has():
+    usable = [name for name in native.INSTRUCTIONS if kernels(name)]
+    assert usable[0] == "generic" and kernels("sse9") is None and native.instructions() == usable[-1]
+    assert kernels("generic") == native.instructions() == "generic"
+    assert ("importance on CPU", "native, generic kernels") in native.lines()
+    assert kernels("") == native.instructions() == usable[-1]
 
 
 def test_libraries_that_cannot_be_used_say_why(tmp_path):

@@ -350,7 +350,7 @@ TO = {"seed": 0, "index": torch.arange(2)}
         (lambda: sample(ROW, NONE.long(), 2, use=Use.VIDEO, **TO), TypeError, "pruned: a bool tensor is needed"),
         (lambda: sample(ROW, NONE[:, :4], 2, use=Use.VIDEO, **TO), ValueError, r"pruned: shape \(2, 4\) differs"),
         (lambda: sample(ROW, NONE, 9, use=Use.VIDEO, **TO), ValueError, "keep: 9 of 8 patches"),
-        (lambda: sample(ROW, NONE, 0, use=Use.VIDEO, **TO), ValueError, "keep: 0 of 8 patches"),
+        (lambda: sample(ROW, NONE, -1, use=Use.VIDEO, **TO), ValueError, "keep: -1 of 8 patches .* allowed: 0 to all"),
         (lambda: select_chunks(ROW, NONE, 4, 3, **TO), ValueError, "chunk: 3 does not divide 8 patches"),
         (lambda: select_chunks(ROW, NONE, 4, 0, **TO), ValueError, "chunk: 0 does not divide"),
         (lambda: select_chunks(ROW, NONE, 4, 4, "head", **TO), ValueError, "'head' .* allowed: neighbours, tail"),

@@ -52,10 +52,11 @@ def main() -> None:
         return
     device = torch.device(options.device)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    say(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads{load}")
+    say(f"{machine()}, torch {torch.__version__}, {options.threads} threads{load}")
     for backend in native.backends():
         if backend.device.lower() == device.type:
             say(f"{backend.op:14} {'native' if backend.native else f'reference: {backend.reason}'}")
+    say(f"kernels: {', '.join(usable(device)) or 'no choice'}; the last is what op stands for")
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         title = f"importance {str(dtype).removeprefix('torch.')}, B=8 H={HEADS} M={AUDIO} N={VIDEO} d={WIDTH}"
@@ -68,6 +69,16 @@ def main() -> None:
     compare(title, whole(options.clips, device), device, max(3, options.rounds // 3))
     if options.step:
         say(step(options.threads))
+
+
+def machine() -> str:
+    """The processor, by its own name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def compare(title: str, forms: Forms, device: torch.device, rounds: int) -> None:
@@ -98,8 +109,31 @@ def scores(dtype: torch.dtype, device: torch.device, clips: int = 8) -> Forms:
         "naive": lambda: naive_importance(query, key),
         "clips and heads in turn": lambda: one_by_one(query, key),
         "heads in turn": lambda: KERNELS["importance"](query, key, SCALE, TEMPERATURE),
-        "op": lambda: OPS.importance(query, key, SCALE, TEMPERATURE),
+        **by_kernels("op", lambda: OPS.importance(query, key, SCALE, TEMPERATURE), device),
     }
+
+
+def usable(device: torch.device) -> list[str]:
+    """The instruction sets that there are kernels for, the best last."""
+    if device.type != "cpu" or not all(backend.native for backend in native.backends() if backend.device == "CPU"):
+        return []
+    names = [name for name in native.INSTRUCTIONS if native.instructions(name)]
+    native.instructions("")
+    return names
+
+
+def by_kernels(name: str, form: Callable[[], object], device: torch.device) -> Forms:
+    """A form of ours by the kernels of each instruction set that is not the best, and as it is."""
+
+    def using(instructions: str) -> Callable[[], object]:
+        def call() -> None:
+            native.instructions(instructions)
+            form()
+            native.instructions("")
+
+        return call
+
+    return {f"{name}, {other} kernels": using(other) for other in usable(device)[:-1]} | {name: form}
 
 
 def naive_importance(query: Tensor, key: Tensor) -> Tensor:
@@ -248,7 +282,7 @@ def whole(clips: int, device: torch.device) -> dict[str, Callable[[], object]]:
         selection.select_audio(audio, audio_pruned, AUDIO // 2, freqs=FREQS, chunk=CHUNK, **to)
         selection.sample(video, video_pruned, VIDEO // 2, use=Use.VIDEO, **to)
 
-    return {"full maps and loops": naive, "ops": ops}
+    return {"full maps and loops": naive, **by_kernels("ops", ops, device)}
 
 
 def step(threads: int, clips: int = 2) -> str:

@@ -29,6 +29,8 @@ SCHEMAS = (
 FOLDER = Path(__file__).parent
 LIBRARIES = {"CPU": "_C", "CUDA": "_C_cuda"}
 MODES = ("auto", "native", "reference")
+INSTRUCTIONS = ("generic", "avx2", "avx512", "amx")
+"""What the kernels of the CPU exist for; the last that the processor has is used."""
 
 
 class Backend(NamedTuple):
@@ -51,15 +53,20 @@ def backends() -> Iterator[Backend]:
 def lines() -> Iterator[tuple[str, str]]:
     """What runs, for people."""
     for op, device, native, reason in backends():
-        how = f"native, {instructions()} kernels" if native and device == "CPU" else "native"
+        vectors = device == "CPU" and op in ("importance", "correlation")
+        how = f"native, {instructions()} kernels" if native and vectors else "native"
         yield f"{op} on {device}", how if native else f"PyTorch: {reason}"
 
 
-def instructions() -> str:
-    """The instruction set that the native ops of the CPU use; only for a library that is loaded."""
+def instructions(wanted: str | None = None) -> str | None:
+    """The instruction set that the native ops of the CPU use; only for a library that is loaded.
+
+    With ``wanted`` that one from now on, the best with ``""``; None, and no change, where this processor lacks it.
+    """
     library = ctypes.CDLL(str(find("_C")))
     library.avcl_kernels.restype = ctypes.c_char_p
-    return library.avcl_kernels(None).decode()
+    found = library.avcl_kernels(None if wanted is None else wanted.encode())
+    return found.decode() if found else None
 
 
 def find(name: str, folder: Path = FOLDER) -> Path | None:

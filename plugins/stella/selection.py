@@ -2,16 +2,19 @@
 
 What is heavy is an op of the namespace ``avcl`` (``native``); here are its arguments, checked. Draws are functions
 of (seed, use, clip index, column), see ``philox``. Compiled functions skip the checks that look at values.
+
+Tensors may be views whose rows or heads lie apart, as long as the numbers along the last axis are neighbours.
 """
 
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from avcl.plugins.stella import native
 from avcl.plugins.stella.philox import Use
-from avcl.plugins.stella.reference import exactly, only, wide
+from avcl.plugins.stella.reference import exactly, wide
 
 __all__ = [
     "Along",
@@ -45,24 +48,44 @@ def importance(query: Tensor, key: Tensor, scale: float, temperature: float = 1.
         )
     if query.dtype != key.dtype:
         raise TypeError(f"key: {key.dtype} differs from the query's {query.dtype}; the same is needed")
-    _check_places(query=query, key=key)
+    _check_layout(query=query, key=key)
     _check_temperature(temperature)
     return torch.ops.avcl.importance(query, key, scale, temperature)
 
 
 def leading(importance: Tensor, keep: int) -> Tensor:
     """The ``keep`` most important patches (B, keep), the first one first; the earlier of two equal ones."""
+    _check_floats(importance=importance)
+    if importance.ndim != 2:
+        raise ValueError(f"importance: shape {tuple(importance.shape)} is not (B, L)")
+    _check_layout(importance=importance)
+    _check_keep(keep, importance)
     return importance.argsort(dim=1, descending=True, stable=True)[:, :keep]
 
 
 def pooled_query(query: Tensor, importance: Tensor, top: Tensor) -> Tensor:
     """One query for a whole clip (B, H, d): the mean of ``query (B, H, L, d)`` over the patches ``top (B, K)``.
 
-    Weighted by ``importance (B, L)``: q̂ = Σ_top I q / Σ_top I.
+    Weighted by ``importance (B, L)``: q̂ = Σ_top I q / Σ_top I. No patch may be in ``top`` twice.
     """
+    _check_floats(query=query, importance=importance)
+    if query.ndim != 4 or importance.shape != (len(query), query.shape[2]):
+        raise ValueError(
+            f"pooled_query: query {tuple(query.shape)} and importance {tuple(importance.shape)} "
+            "must be (B, H, L, d) and (B, L)"
+        )
+    _check_top(top, query=query)
+    _check_layout(query=query, importance=importance, top=top)
+    _check_values("top", top, 0, query.shape[2] - 1, f"positions must lie in [0, {query.shape[2]})")
+    clips, heads, patches, width = query.shape
     with exactly(query):
-        weight = only(top, importance.to(wide(importance)))
-        return torch.einsum("bhld,bl->bhd", query.to(wide(query)), weight / weight.sum(1, keepdim=True))
+        weight = importance.to(wide(importance)).gather(1, top.long())
+        share = weight / weight.sum(1, keepdim=True)
+        # the weights are those of all heads, which most often lie side by side: then rows are no copy
+        rows = query.to(wide(query)).transpose(1, 2).reshape(clips * patches, heads * width)
+        bags = top + patches * torch.arange(clips, device=top.device)[:, None]
+        pooled = embedding_bag(bags, rows, mode="sum", per_sample_weights=share.to(rows.dtype))
+        return pooled.view(clips, heads, width)
 
 
 def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: float, temperature: float = 1.0) -> Tensor:
@@ -81,10 +104,8 @@ def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: floa
             f"correlation: pooled queries past {tuple(past.shape)} and now {tuple(now.shape)} "
             f"must be (B, H, d) of key {tuple(key.shape)}"
         )
-    _check_integers(top=top)
-    if top.ndim != 2 or len(top) != len(key):
-        raise ValueError(f"top: shape {tuple(top.shape)} is not (B, K) for key {tuple(key.shape)}")
-    _check_places(key=key, past=past, now=now, top=top)
+    _check_top(top, key=key)
+    _check_layout(key=key, past=past, now=now, top=top)
     _check_values("top", top, 0, key.shape[2] - 1, f"positions must lie in [0, {key.shape[2]})")
     _check_temperature(temperature)
     return torch.ops.avcl.correlation(key, past, now, top.long(), scale, temperature)
@@ -147,6 +168,7 @@ def select_audio(
     """``keep`` of the audio patches (B, times * freqs): ``chunk`` neighbours along one axis of the spectrogram
     together with all of the other axis, or each patch on its own (``unconstrained``).
     """
+    _check_rows("importance", importance, seed, index)
     if along not in get_args(Along):
         raise ValueError(f"along: {along!r} is not known; allowed: {', '.join(get_args(Along))}")
     if along == "unconstrained":
@@ -155,36 +177,49 @@ def select_audio(
         raise ValueError(f"freqs: {freqs} does not divide {importance.shape[-1]} patches; choose a divisor")
     if along == "time":
         return select_chunks(importance, pruned, keep, chunk * freqs, cut, seed=seed, index=index)
+    _check_weights(importance, pruned, keep, seed, index)
     times = importance.shape[1] // freqs
     turned = torch.arange(times * freqs, device=importance.device).view(times, freqs).T.flatten()
-    chosen = select_chunks(importance[:, turned], pruned[:, turned], keep, chunk * times, cut, seed=seed, index=index)
+    importance, pruned = importance.index_select(1, turned), pruned.index_select(1, turned)
+    chosen = select_chunks(importance, pruned, keep, chunk * times, cut, seed=seed, index=index)
     return turned[chosen]
 
 
 def _check_floats(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
+        _check_is_tensor(name, tensor)
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: a floating-point tensor is needed, not {tensor.dtype}")
 
 
 def _check_integers(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
+        _check_is_tensor(name, tensor)
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             raise TypeError(f"{name}: a tensor of integers is needed, not {tensor.dtype}")
 
 
-def _check_places(**tensors: Tensor) -> None:
-    """That none is empty and all are on one device."""
+def _check_is_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: a tensor is needed, not {type(tensor).__name__}")
+
+
+def _check_layout(**tensors: Tensor) -> None:
+    """That none is empty, all are on one device, and along the last axis numbers are neighbours."""
     first, *_ = tensors
     for name, tensor in tensors.items():
         if 0 in tensor.shape:
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} is empty; at least one along each axis is needed")
         if tensor.device != tensors[first].device:
             raise ValueError(f"{name}: is on {tensor.device}, {first} on {tensors[first].device}; one device is needed")
+        if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            raise ValueError(
+                f"{name}: strides {tensor.stride()} are not allowed; the last must be 1: call .contiguous() on it"
+            )
 
 
 def _check_values(name: str, values: Tensor, least: float, most: float, rule: str) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or values.is_meta:
         return
     low, high = values.detach().aminmax()  # NaN is either's result
     if not (low >= least and high <= most):
@@ -197,6 +232,19 @@ def _check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature: {temperature} is not allowed; it must be greater than 0")
 
 
+def _check_keep(keep: int, importance: Tensor) -> None:
+    if not 0 <= keep <= importance.shape[1]:
+        raise ValueError(f"keep: {keep} of {importance.shape[1]} patches is not possible; allowed: 0 to all")
+
+
+def _check_top(top: Tensor, **heads: Tensor) -> None:
+    """That ``top`` can be positions in the one tensor (B, H, L, d) that is named."""
+    _check_integers(top=top)
+    ((name, tensor),) = heads.items()
+    if top.ndim != 2 or len(top) != len(tensor):
+        raise ValueError(f"top: shape {tuple(top.shape)} is not (B, K) for {name} {tuple(tensor.shape)}")
+
+
 def _check_rows(name: str, values: Tensor, seed: int, index: Tensor) -> None:
     _check_floats(**{name: values})
     _check_integers(index=index)
@@ -204,19 +252,19 @@ def _check_rows(name: str, values: Tensor, seed: int, index: Tensor) -> None:
         raise ValueError(
             f"{name}: shape {tuple(values.shape)} with index {tuple(index.shape)}; (B, L) and (B,) are needed"
         )
-    _check_places(**{name: values, "index": index})
+    _check_layout(**{name: values, "index": index})
     if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed: {seed} is not allowed; it must fit into 64 bits with a sign")
 
 
 def _check_weights(importance: Tensor, pruned: Tensor, keep: int, seed: int, index: Tensor) -> None:
     _check_rows("importance", importance, seed, index)
+    _check_is_tensor("pruned", pruned)
     if pruned.dtype != torch.bool:
         raise TypeError(f"pruned: a bool tensor is needed, not {pruned.dtype}")
     if pruned.shape != importance.shape:
         raise ValueError(f"pruned: shape {tuple(pruned.shape)} differs from importance {tuple(importance.shape)}")
-    _check_places(importance=importance, pruned=pruned)
-    if not 1 <= keep <= importance.shape[1]:
-        raise ValueError(f"keep: {keep} of {importance.shape[1]} patches is not possible; allowed: 1 to all")
+    _check_layout(importance=importance, pruned=pruned)
+    _check_keep(keep, importance)
     most = torch.finfo(importance.dtype).max
     _check_values("importance", importance, 0, most, "weights must be finite and not negative")

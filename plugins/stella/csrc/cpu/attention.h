@@ -4,6 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+// Older compilers do not know these instructions, and other systems not how to ask for them.
+#if defined(__x86_64__) && defined(__linux__) && \
+    (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
+#define AVCL_HAS_AMX
+#endif
+
 namespace avcl {
 
 enum class Type { kFloat, kDouble, kBFloat16, kHalf };
@@ -18,7 +24,7 @@ struct Heads {
 
 // Which rows of which heads one task adds up. The split depends on the sizes alone, never on the threads.
 struct Split {
-  static constexpr int64_t kRows = 264, kGroups = 16;
+  static constexpr int64_t kRows = 288, kGroups = 16;
   int64_t blocks, units, per_group, groups;
 
   Split(int64_t heads, int64_t rows)
@@ -45,6 +51,9 @@ const Kernels& generic();
 #if defined(__x86_64__)
 const Kernels& avx2();
 const Kernels& avx512();
+#endif
+#if defined(AVCL_HAS_AMX)
+const Kernels& amx();
 #endif
 
 // The best that this processor has, or the one named `wanted`; null where it has none of that name.

@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 #include <string>
@@ -59,9 +61,11 @@ Tensor importance(const Tensor& query, const Tensor& key, double scale, double t
   Tensor out = torch::stable::new_empty(query, {clips, keys}, wide ? ScalarType::Double : ScalarType::Float);
   auto sums = aligned(clips * split.groups * pitch * width);
   char* const partial = static_cast<char*>(sums.get());
-  torch::stable::parallel_for(0, clips * split.groups, 1, [&](int64_t begin, int64_t end) {
+  const int64_t tasks = clips * split.groups;
+  std::atomic<int64_t> next = 0;  // whoever is ready takes one: another program may slow one thread down
+  torch::stable::parallel_for(0, std::min<int64_t>(tasks, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
     auto scratch = aligned(kernel.scratch(keys, depth, wide));
-    for (int64_t i = begin; i < end; ++i)
+    for (int64_t i; (i = next++) < tasks;)
       kernel.importance(q, k, split, i / split.groups, i % split.groups, depth, per_row, wide, scratch.get(),
                         partial + i * pitch * width);
   });
@@ -188,7 +192,7 @@ Tensor select(const Tensor& importance, const Tensor& pruned, int64_t keep, cons
 
 Tensor sample(const Tensor& importance, const Tensor& pruned, int64_t keep, int64_t seed, int64_t use,
               const Tensor& index) {
-  return select(importance, pruned, keep, index, 20'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
+  return select(importance, pruned, keep, index, 5'000, [=](Selection& selection, int64_t number, int64_t* chosen) {
     selection.sample(keep, seed, use, number, chosen);
   });
 }
