@@ -25,9 +25,10 @@ class Past:
     clip: Clip
     extra: Mapping[str, Tensor]
 
-    def to(self, device: torch.device) -> Past:
-        """The same on ``device``; slots stay with the memory, on the CPU."""
-        return Past(self.slots, self.clip.to(device), {k: v.to(device) for k, v in self.extra.items()})
+    def to(self, device: torch.device, dtype: torch.dtype) -> Past:
+        """The same on ``device``, all that are no integers as ``dtype``; slots stay with the memory, on the CPU."""
+        extra = {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in self.extra.items()}
+        return Past(self.slots, self.clip.to(device, dtype), extra)
 
     def __len__(self) -> int:
         return len(self.clip)

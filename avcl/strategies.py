@@ -77,10 +77,10 @@ class Rehearsal(Strategy):
         self.memory.open(learner.generators["memory"])
 
     def draw(self, learner: Learner) -> Past | None:
-        """Past clips on the learner's device, or None while the memory is empty."""
+        """Past clips on the learner's device and in its precision, or None while the memory is empty."""
         if not len(self.memory):
             return None
-        return self.memory.sample(self.replay or learner.fresh).to(learner.device)
+        return self.memory.sample(self.replay or learner.fresh).to(learner.device, learner.dtype)
 
     def prepare(self, learner: Learner) -> None:
         """Append past clips to the batch; the first step has none."""

@@ -58,15 +58,15 @@ class GMED(Rehearsal):
         past = super().draw(learner)
         if past is None:
             return None
-        edits = self.edits(learner, past.clip.to(learner.dtype))
+        edits = self.edits(learner, past.clip)
         if edits is None:
             return past
         age = past.extra["age"]
         stride = (self.stride * self.fading ** age.to(learner.dtype))[:, None, None]
-        edited = {}
+        stored, edited = getattr(torch, self.memory.dtype), {}
         for side, edit in edits.items():
             clean = getattr(past.clip, side)
-            edited[side] = (clean + stride * edit).to(clean.dtype)  # rounded as memory rounds it
+            edited[side] = (clean + stride * edit).to(stored).to(clean.dtype)  # rounded as memory rounds it
             self._seen[f"{side}_edit"] = (edited[side] - clean).norm() / clean.norm()
         self.memory.write(past.slots, **edited, age=age + 1)
         return Past(past.slots, Clip(**past.clip.tensors() | edited), past.extra)

@@ -54,7 +54,7 @@ class MIR(Rehearsal):
         pool = self.memory.sample(self.candidates * wanted)
         harm = self.interference(learner, pool.clip.to(learner.device, learner.dtype))
         worst = harm.topk(min(wanted, len(pool))).indices.sort().values
-        return self.memory.read(pool.slots[worst.cpu()]).to(learner.device)
+        return self.memory.read(pool.slots[worst.cpu()]).to(learner.device, learner.dtype)
 
     def interference(self, learner: Learner, clip: Clip) -> Tensor:
         """How much the loss of each of ``clip`` would grow, (B,)."""

@@ -27,6 +27,15 @@ def test_installed_strategies_keep_every_promise(cls):
     check_strategy(cls)
 
 
+WITH_MEMORY = [cls for _, cls in registry().offers("strategies") if issubclass(cls, Rehearsal)]
+
+
+@pytest.mark.parametrize("cls", WITH_MEMORY, ids=lambda cls: cls.name)
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_memory_may_have_another_precision_than_the_backbone(cls, dtype):
+    testing.trains(lambda: cls(memory=Memory(capacity=8, dtype=dtype)))
+
+
 def small():
     return Memory(capacity=8)
 
