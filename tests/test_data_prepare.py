@@ -113,8 +113,9 @@ def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
 
 
 def test_hugging_face_opens_it(lossless):
-    datasets = pytest.importorskip("datasets")
-    table = datasets.load_from_disk(str(lossless))
+    from datasets import load_from_disk
+
+    table = load_from_disk(str(lossless))
     assert len(table) == 16
     assert table[0]["task"] == "birds"
 
