@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +32,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         content = _unpickle(Path(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # the reader fails in any way that the bytes of a damaged file suggest
+    except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: not a checkpoint that can be read without running what it names ({type(error).__name__}); "
+            f"{path}: not a checkpoint that can be read without running what it names; "
             "where you trust it, save its state dict by itself: "
             "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
         ) from None
+    except Exception as error:  # the reader fails in any way that the bytes of a damaged file suggest
+        raise UserError(f"{path}: damaged, or not a file of torch.save ({type(error).__name__})") from None
     whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
     state = content["model"] if whole else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
