@@ -1,6 +1,7 @@
 """Weights that others trained: they mean here what they meant there, and every tensor is accounted for."""
 
 import functools
+import math
 import re
 
 import numpy as np
@@ -236,6 +237,20 @@ def test_a_state_dict_without_wrappers_is_stella_too(tmp_path):
     bare = {name.removeprefix("module.backbone.transformer."): value for name, value in state.items()}
     found = narrow(saved(tmp_path / "init_checkpoint.pth", bare))
     assert (found.kind, found.fresh, found.matching) == ("stella", (), {})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda x: x.long(), "patch_embed.proj.weight is of torch.int64"),
+        (lambda x: x * math.nan, "patch_embed.proj.weight is not finite"),
+    ],
+)
+def test_what_cannot_be_weights_is_named(tmp_path, spoil, told):
+    state = official.mae(depth=3, **official.SMALL)
+    state["patch_embed.proj.weight"] = spoil(state["patch_embed.proj.weight"])
+    with pytest.raises(UserError, match=f"x.pth: holds what cannot be weights: {told}$"):
+        narrow(saved(tmp_path / "x.pth", {"state_dict": state}))
 
 
 # ---- published sizes ---------------------------------------------------------------------------------------

@@ -334,6 +334,7 @@ def test_draws_do_not_depend_on_the_batch():
 ROW = torch.rand(2, 8, generator=torch.Generator().manual_seed(0))
 NONE = torch.zeros(2, 8, dtype=torch.bool)
 TO = {"seed": 0, "index": torch.arange(2)}
+HEADS = ROW.view(1, 2, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +352,30 @@ TO = {"seed": 0, "index": torch.arange(2)}
         (lambda: sample(ROW, NONE[:, :4], 2, use=Use.VIDEO, **TO), ValueError, r"pruned: shape \(2, 4\) differs"),
         (lambda: sample(ROW, NONE, 9, use=Use.VIDEO, **TO), ValueError, "keep: 9 of 8 patches"),
         (lambda: sample(ROW, NONE, -1, use=Use.VIDEO, **TO), ValueError, "keep: -1 of 8 patches .* allowed: 0 to all"),
+        (lambda: sample(ROW, NONE, 3.0, use=Use.VIDEO, **TO), TypeError, "keep: a whole number is needed, not float"),
+        (lambda: sample(ROW, NONE, True, use=Use.VIDEO, **TO), TypeError, "keep: a whole number is needed, not bool"),
+        (lambda: sample(ROW, NONE, 2, use=77, **TO), ValueError, "use: 77 is not known; allowed: Use.PRUNE_VIDEO, "),
+        (lambda: prune(ROW, use=9, **TO), ValueError, "use: 9 is not known"),
+        (
+            lambda: prune(ROW, use=Use.PRUNE_AUDIO, seed=torch.tensor(5), index=torch.arange(2)),
+            TypeError,
+            "seed: a whole number is needed, not Tensor",
+        ),
+        (
+            lambda: sample(ROW.to(torch.float8_e5m2), NONE, 2, use=Use.VIDEO, **TO),
+            TypeError,
+            "importance: a floating-point tensor of 16, 32 or 64 bits is needed, not torch.float8_e5m2",
+        ),
+        (lambda: select_chunks(ROW, NONE, 4, 2.0, **TO), TypeError, "chunk: a whole number is needed, not float"),
+        (lambda: leading(ROW * math.nan, 2), ValueError, "importance: nan is not allowed; scores must be numbers"),
+        (lambda: importance(HEADS, HEADS, "a"), TypeError, "scale: a number is needed, not str"),
+        (lambda: importance(HEADS, HEADS, math.nan), ValueError, "scale: nan is not allowed; it must be finite"),
+        (lambda: importance(HEADS, HEADS, 1.0, math.inf), ValueError, "temperature: inf .* greater than 0, and finite"),
+        (
+            lambda: importance(HEADS, HEADS, 1.0, 1e-300),
+            ValueError,
+            "temperature: 1e-300 is too small for the scale 1.0: their ratio is infinite",
+        ),
         (lambda: select_chunks(ROW, NONE, 4, 3, **TO), ValueError, "chunk: 3 does not divide 8 patches"),
         (lambda: select_chunks(ROW, NONE, 4, 0, **TO), ValueError, "chunk: 0 does not divide"),
         (lambda: select_chunks(ROW, NONE, 4, 4, "head", **TO), ValueError, "'head' .* allowed: neighbours, tail"),

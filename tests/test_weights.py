@@ -261,6 +261,7 @@ class System:
         return (os.system, ("true",))
 
 
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
 def test_files_that_are_no_checkpoint(tmp_path):
     def refused(name):
         with pytest.raises(UserError) as error:
@@ -287,3 +288,29 @@ def test_files_that_are_no_checkpoint(tmp_path):
     torch.save({"model": {"a": 1}}, tmp_path / "numbers.pth")
     assert refused("numbers.pth") == "holds a dict, not names and tensors of a model"
     assert refused("nowhere.pth") == "no such file"
+    for odd in ({1: torch.ones(1)}, {"a": torch.ones(2, 2).to_sparse()}, {"a": torch.ones(1, device="meta")}):
+        torch.save({"state_dict": odd}, tmp_path / "odd.pth")
+        assert refused("odd.pth") == "holds a dict, not names and tensors of a model"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "told"),
+    [
+        ({"backbone.a": 1}, {}, "does not say what it is the weights of"),
+        ({"backbone.a": 1}, {"name": "x", "settings": "{"}, "does not say what it is the weights of"),
+        ({"backbone.a": 1}, {"name": "x", "settings": "5"}, "does not say what it is the weights of"),
+        ({"matching.a": 1}, {"name": "x", "settings": "{}"}, "it has no backbone, only matching"),
+    ],
+)
+def test_files_that_say_too_little(tmp_path, tensors, about, told):
+    path = tmp_path / "little.safetensors"
+    save_file({key: torch.ones(value) for key, value in tensors.items()}, path, {"format": "avcl", **about})
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: damaged: .*{told}.*; make it anew$"):
+        load_weights(path)
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / f"{'n' * 243}.safetensors"
+    save_weights(path, stella())
+    assert load_weights(path).name
+    assert list(tmp_path.iterdir()) == [path]

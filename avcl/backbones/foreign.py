@@ -13,6 +13,9 @@ from torch import Tensor
 from avcl.backbones.weights import read_safetensors
 from avcl.errors import UserError
 
+WRAPPERS = ("model", "state_dict")
+"""Under which of these a training's checkpoint has its model's state."""
+
 
 class Checkpoint(NamedTuple):
     """The tensors of a model by name, and the names of what else is in its file: an optimizer's state, an epoch."""
@@ -22,7 +25,7 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """A ``.safetensors`` file, or one of ``torch.save``: a state dict, or a mapping with one under ``model``."""
+    """A ``.safetensors`` file, or one of ``torch.save``: a state dict, bare or under one of ``WRAPPERS``."""
     if Path(path).suffix == ".safetensors":
         tensors, about = read_safetensors(path)
         if about.get("format") == "avcl":
@@ -40,11 +43,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     except Exception as error:  # the reader fails in any way that the bytes of a damaged file suggest
         raise UserError(f"{path}: damaged, or not a file of torch.save ({type(error).__name__})") from None
-    whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
-    state = content["model"] if whole else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    wrapped = isinstance(content, dict) and [key for key in WRAPPERS if isinstance(content.get(key), dict)]
+    state = content[wrapped[0]] if wrapped else content
+    if not isinstance(state, dict) or not all(map(_named, state.items())):
         raise UserError(f"{path}: holds a {type(state).__name__}, not names and tensors of a model")
-    return Checkpoint(dict(state), tuple(str(key) for key in content if key != "model") if whole else ())
+    return Checkpoint(dict(state), tuple(str(key) for key in content if key != wrapped[0]) if wrapped else ())
+
+
+def _named(entry: tuple[Any, Any]) -> bool:
+    """Whether this is a name and a tensor that has its numbers with it."""
+    name, value = entry
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(name, str) and plain
 
 
 class Inert:

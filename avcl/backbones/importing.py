@@ -132,6 +132,9 @@ def import_weights(
     state, beside = read_checkpoint(locate(f"timm/{name}" if bare else source))
     state = strip(state)
     kind = kind or _recognised(state, name)
+    faults = [f"{key} {fault}" for key, value in state.items() if not _why_not(key, kind) and (fault := _fault(value))]
+    if faults:
+        raise UserError(f"{name}: holds what cannot be weights: {_some(faults)}")
     found = _settings(state, kind, check(CavMae, settings or {}), name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -167,6 +170,13 @@ def fill(
     values |= {key: torch.zeros_like(own[key]) if zeros and names[key] is None else own[key] for key in fresh}
     load_state(backbone, values, source)
     return Import(source, kind, backbone, copied, fresh, left, matching, beside)
+
+
+def _fault(value: Tensor) -> str:
+    """Why these cannot be weights; empty where they can."""
+    if not value.is_floating_point():
+        return f"is of {value.dtype}"
+    return "" if bool(torch.isfinite(value).all()) else "is not finite"
 
 
 def _their_name(backbone: CavMae, kind: Kind, key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Mo
         for key, value in state.items()
     }
     about = {"format": "avcl", "name": backbone.name, "settings": json.dumps(backbone.settings())}
-    aside = path.with_name(f"{path.name}.writing")
+    # not from the name, which may be as long as names can be
+    aside = path.with_name(f"{hashlib.sha1(os.fsencode(path.name)).hexdigest()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,7 +81,13 @@ def load_weights(path: str | Path) -> Weights:
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         states.setdefault(prefix, {})[rest] = value
-    return Weights(source=Path(path), name=about["name"], settings=json.loads(about["settings"]), states=states)
+    try:
+        name, settings = about["name"], dict(json.loads(about["settings"]))
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path}: damaged: it does not say what it is the weights of; make it anew") from None
+    if "backbone" not in states:
+        raise UserError(f"{path}: damaged: it has no backbone, only {', '.join(states) or 'nothing'}; make it anew")
+    return Weights(source=Path(path), name=name, settings=settings, states=states)
 
 
 def load_state(module: nn.Module, state: State, source: str | Path) -> None:

@@ -55,6 +55,8 @@ def lines() -> Iterator[tuple[str, str]]:
     for op, device, native, reason in backends():
         vectors = device == "CPU" and op in ("importance", "correlation")
         how = f"native, {instructions()} kernels" if native and vectors else "native"
+        if device == "CUDA" and not torch.cuda.is_available():
+            how += ", but there is no device"
         yield f"{op} on {device}", how if native else f"PyTorch: {reason}"
 
 
@@ -126,7 +128,7 @@ def _indices(importance: Tensor, pruned: Tensor, keep: int, *_: object) -> Tenso
     return importance.new_empty((importance.shape[0], keep), dtype=torch.int64)
 
 
-_REASONS = _load(os.environ.get("AVCL_OPS", "auto"))
+_REASONS = _load(os.environ.get("AVCL_OPS") or "auto")
 _SHAPES: tuple[Callable[..., Tensor], ...] = (_scores, _correlations, _flags, _indices, _indices)
 _FAKES = dict(zip(KERNELS, _SHAPES, strict=True))
 _LIBRARY = torch.library.Library("avcl", "FRAGMENT")

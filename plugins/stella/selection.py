@@ -6,6 +6,7 @@ of (seed, use, clip index, column), see ``philox``. Compiled functions skip the 
 Tensors may be views whose rows or heads lie apart, as long as the numbers along the last axis are neighbours.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "select_chunks",
 ]
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Cut = Literal["neighbours", "tail"]
 Along = Literal["time", "frequency", "unconstrained"]
 
@@ -49,7 +51,7 @@ def importance(query: Tensor, key: Tensor, scale: float, temperature: float = 1.
     if query.dtype != key.dtype:
         raise TypeError(f"key: {key.dtype} differs from the query's {query.dtype}; the same is needed")
     _check_layout(query=query, key=key)
-    _check_temperature(temperature)
+    _check_temperature(scale, temperature)
     return torch.ops.avcl.importance(query, key, scale, temperature)
 
 
@@ -60,6 +62,7 @@ def leading(importance: Tensor, keep: int) -> Tensor:
         raise ValueError(f"importance: shape {tuple(importance.shape)} is not (B, L)")
     _check_layout(importance=importance)
     _check_keep(keep, importance)
+    _check_values("importance", importance, -math.inf, math.inf, "scores must be numbers")
     return importance.argsort(dim=1, descending=True, stable=True)[:, :keep]
 
 
@@ -107,13 +110,14 @@ def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: floa
     _check_top(top, key=key)
     _check_layout(key=key, past=past, now=now, top=top)
     _check_values("top", top, 0, key.shape[2] - 1, f"positions must lie in [0, {key.shape[2]})")
-    _check_temperature(temperature)
+    _check_temperature(scale, temperature)
     return torch.ops.avcl.correlation(key, past, now, top.long(), scale, temperature)
 
 
 def prune(correlation: Tensor, *, seed: int, use: Use, index: Tensor) -> Tensor:
     """True with probability ``correlation (B, L)``, for each patch of the clips ``index (B,)`` on its own."""
     _check_rows("correlation", correlation, seed, index)
+    _check_use(use)
     _check_values("correlation", correlation, 0, 1, "probabilities must lie in [0, 1]")
     return torch.ops.avcl.prune(correlation, seed, int(use), index.long())
 
@@ -124,6 +128,7 @@ def sample(importance: Tensor, pruned: Tensor, keep: int, *, seed: int, use: Use
     Pruned ones only when no others are left. The law is that of torch.multinomial.
     """
     _check_weights(importance, pruned, keep, seed, index)
+    _check_use(use)
     return torch.ops.avcl.sample(importance, pruned, keep, seed, int(use), index.long())
 
 
@@ -145,6 +150,7 @@ def select_chunks(
     Clips with too few patches left get pruned ones, in the order of their position, at the end.
     """
     _check_weights(importance, pruned, keep, seed, index)
+    _check_whole(chunk=chunk)
     patches = importance.shape[1]
     if chunk < 1 or patches % chunk:
         raise ValueError(f"chunk: {chunk} does not divide {patches} patches; choose a divisor")
@@ -173,6 +179,7 @@ def select_audio(
         raise ValueError(f"along: {along!r} is not known; allowed: {', '.join(get_args(Along))}")
     if along == "unconstrained":
         return sample(importance, pruned, keep, seed=seed, use=Use.AUDIO, index=index)
+    _check_whole(freqs=freqs, chunk=chunk)
     if freqs < 1 or importance.shape[-1] % freqs:
         raise ValueError(f"freqs: {freqs} does not divide {importance.shape[-1]} patches; choose a divisor")
     if along == "time":
@@ -188,8 +195,8 @@ def select_audio(
 def _check_floats(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         _check_is_tensor(name, tensor)
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name}: a floating-point tensor is needed, not {tensor.dtype}")
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{name}: a floating-point tensor of 16, 32 or 64 bits is needed, not {tensor.dtype}")
 
 
 def _check_integers(**tensors: Tensor) -> None:
@@ -227,12 +234,33 @@ def _check_values(name: str, values: Tensor, least: float, most: float, rule: st
         raise ValueError(f"{name}: {values[~fine][0].item()} is not allowed; {rule}")
 
 
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature: {temperature} is not allowed; it must be greater than 0")
+def _check_temperature(scale: float, temperature: float) -> None:
+    for name, value in (("scale", scale), ("temperature", temperature)):
+        if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
+            raise TypeError(f"{name}: a number is needed, not {type(value).__name__}")
+    if torch.compiler.is_compiling():
+        return
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: {scale} is not allowed; it must be finite")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: {temperature} is not allowed; it must be greater than 0, and finite")
+    if not abs(scale) <= temperature * torch.finfo(torch.float32).max:
+        raise ValueError(f"temperature: {temperature} is too small for the scale {scale}: their ratio is infinite")
+
+
+def _check_whole(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
+            raise TypeError(f"{name}: a whole number is needed, not {type(number).__name__}")
+
+
+def _check_use(use: Use) -> None:
+    if use not in tuple(Use):
+        raise ValueError(f"use: {use!r} is not known; allowed: {', '.join(f'Use.{one.name}' for one in Use)}")
 
 
 def _check_keep(keep: int, importance: Tensor) -> None:
+    _check_whole(keep=keep)
     if not 0 <= keep <= importance.shape[1]:
         raise ValueError(f"keep: {keep} of {importance.shape[1]} patches is not possible; allowed: 0 to all")
 
@@ -246,6 +274,7 @@ def _check_top(top: Tensor, **heads: Tensor) -> None:
 
 
 def _check_rows(name: str, values: Tensor, seed: int, index: Tensor) -> None:
+    _check_whole(seed=seed)
     _check_floats(**{name: values})
     _check_integers(index=index)
     if values.ndim != 2 or index.shape != (len(values),):
