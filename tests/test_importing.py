@@ -323,7 +323,7 @@ def test_other_shapes_and_sizes_say_what_to_set(tmp_path, whole_mae):
         import_weights(whole_mae, settings={"mask_ration": 0.5})
     with pytest.raises(SettingsError, match=r"^times: 60 is not a multiple of patch = 16$"):
         narrow(whole_mae, times=60)
-    with pytest.raises(SettingsError, match=r"^depth: 0 is not allowed: input should be greater than 0$"):
+    with pytest.raises(UserError, match=r"has 4 blocks, and the last 4 are to fuse: more are needed$"):
         narrow(whole_mae, fusion_depth=4)
 
 

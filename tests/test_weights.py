@@ -288,7 +288,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     torch.save({"model": {"a": 1}}, tmp_path / "numbers.pth")
     assert refused("numbers.pth") == "holds a dict, not names and tensors of a model"
     assert refused("nowhere.pth") == "no such file"
-    for odd in ({1: torch.ones(1)}, {"a": torch.ones(2, 2).to_sparse()}, {"a": torch.ones(1, device="meta")}):
+    for odd in ({}, {1: torch.ones(1)}, {"a": torch.ones(2, 2).to_sparse()}, {"a": torch.ones(1, device="meta")}):
         torch.save({"state_dict": odd}, tmp_path / "odd.pth")
         assert refused("odd.pth") == "holds a dict, not names and tensors of a model"
 

@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: damaged, or not a file of torch.save ({type(error).__name__})") from None
     wrapped = isinstance(content, dict) and [key for key in WRAPPERS if isinstance(content.get(key), dict)]
     state = content[wrapped[0]] if wrapped else content
-    if not isinstance(state, dict) or not all(map(_named, state.items())):
+    if not isinstance(state, dict) or not state or not all(map(_named, state.items())):
         raise UserError(f"{path}: holds a {type(state).__name__}, not names and tensors of a model")
     return Checkpoint(dict(state), tuple(str(key) for key in content if key != wrapped[0]) if wrapped else ())
 

@@ -210,8 +210,10 @@ def _settings(state: State, kind: Kind, given: Mapping[str, Any], source: str) -
     dim, _, patch, _ = state[embed].shape
     found = {"form": form, "size": "small" if dim == SIZES["small"]["dim"] else "base", "dim": dim, "patch": patch}
     if kind == "mae":
-        fusion = given.get("fusion_depth", FORMS[form]["fusion_depth"])
-        found |= {"depth": _count(state, "blocks") - fusion, "fusion_depth": fusion}
+        fusion, blocks = given.get("fusion_depth", FORMS[form]["fusion_depth"]), _count(state, "blocks")
+        if blocks <= fusion:
+            raise UserError(f"{source}: has {blocks} blocks, and the last {fusion} are to fuse: more are needed")
+        found |= {"depth": blocks - fusion, "fusion_depth": fusion}
     else:
         found |= {"depth": _count(state, "blocks_v"), "fusion_depth": _count(state, "blocks_u")}
     widths = {"heads": (dim, 64)}
