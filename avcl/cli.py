@@ -171,7 +171,7 @@ def data_prepare(
     out: Annotated[Path, typer.Option(help="The folder of the store.", show_default=False)],
     sets: Sets = [],  # noqa: B006
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make the I-th of N parts; merge them.")] = "1/1",
-    rate: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 8.0,
+    rate: Annotated[float, typer.Option(help="Frames a second, 0.1 to 240.")] = 8.0,
     codec: Annotated[str, typer.Option(help="jpeg, or png, which loses nothing.")] = "jpeg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = 90,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one on each core.")] = 0,
@@ -180,8 +180,10 @@ def data_prepare(
     from avcl.configfile import load
 
     share, _, parts = shard.partition("/")
-    if not (share.isdigit() and parts.isdigit() and 1 <= int(share) <= int(parts)):
+    if not (shard.isascii() and share.isdecimal() and parts.isdecimal() and 1 <= int(share) <= int(parts)):
         raise UserError(f"--shard: {shard!r} is not allowed: I/N is needed, as in 1/8")
+    if not 0.1 <= rate <= 240:  # nor is it no number at all
+        raise UserError(f"--rate: {rate:g} is not allowed: 0.1 to 240 frames a second are needed")
     if codec not in ("jpeg", "png"):
         raise UserError(f"--codec: {codec!r} is not allowed: jpeg or png is needed")
     raw = load(config, sets)

@@ -17,14 +17,14 @@ from avcl import config
 from avcl.errors import BadClip, UserError
 from avcl.media import transforms
 from avcl.media.digest import fingerprint
-from avcl.media.files import Source, glance
+from avcl.media.encoding import Clip
+from avcl.media.files import glance
 from avcl.media.scenario import SPLITS, FromFiles
 from avcl.media.store import Form
 from avcl.media.storing import Making, clips_of, finish, merge
 from avcl.media.writing import coded, fresh
 from avcl.progress import in_threads, shown
 from avcl.settings import plain
-from avcl.streams import Split
 
 STATES = ("usable", "missing", "unreadable", "mute", "without video", "short", "left out")
 NOTES = ("still", "duplicated")
@@ -57,8 +57,9 @@ class Report:
 
     @property
     def fingerprint(self) -> str:
-        """As the scenario says it: of the clips that are there, good or bad."""
-        return fingerprint((clip.split, clip.task, clip.name, clip.digest) for clip in self.clips if clip.path)
+        """As the scenario says it: of the tasks' clips that are there, good or bad."""
+        mine = [clip for clip in self.clips if clip.path and clip.split in SPLITS]
+        return fingerprint((clip.split, clip.task, clip.name, clip.digest) for clip in mine)
 
     def counts(self) -> dict[tuple[str, str], Counter[str]]:
         """How many clips of each split and task are in each state; a task may be empty, for clips that have none."""
@@ -119,8 +120,7 @@ def check(scenario: FromFiles) -> Report:
         Seen(split, task, name, state="missing" if reason == "missing" else "left out", reason=reason)
         for split, task, name, reason in scenario.absent
     ]
-    listed = [(split, source) for split in SPLITS for source in scenario.sources(split)]
-    clips += in_threads(lambda pair: _look(*pair, scenario), listed, "looking into clips")
+    clips += in_threads(lambda clip: _look(clip, scenario), clips_of(scenario), "looking into clips")
     first: dict[str, Seen] = {}
     for clip in clips:
         earlier = first.setdefault(clip.digest or clip.name, clip)
@@ -149,9 +149,12 @@ def prepare(
     if scenario.store:
         raise UserError("scenario.store: a store is made of files; leave it out to prepare one")
     clips = clips_of(scenario)
+    if not clips:
+        tasks = ", ".join(scenario.task_names)
+        raise UserError(f"scenario: {scenario.name!r} has no clip of {tasks}; `avcl data check` counts what is there")
     height, width = transforms.store_size(scenario.height, scenario.width)
     form = Form(height, width, rate, scenario.seconds, codec, quality if codec == "jpeg" else 0)
-    making = Making(folder, clips, form, per_shard)
+    making = Making(folder, clips, form, per_shard, scenario.selection)
     making.claim(scenario.lists)
     todo, total = making.shards(share, of), len(making.parts)
     begun = time.monotonic()
@@ -185,13 +188,14 @@ def _told(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"{folder}: complete, {facts['clips']:,} clips, {size / kept / 1e6:.3f} MB a usable clip"
 
 
-def _look(split: Split, source: Source, scenario: FromFiles) -> Seen:
-    clip = Seen(split, scenario.task_names[source.task], source.name, source.path, digest=source.digest())
+def _look(clip: Clip, scenario: FromFiles) -> Seen:
+    source = clip.source
+    seen = Seen(clip.split, clip.task, source.name, source.path, digest=source.digest())
     try:
-        clip.still = glance(source, scenario.window, scenario.seconds)
+        seen.still = glance(source, scenario.window, scenario.seconds)
     except BadClip as bad:
-        clip.state, clip.reason = _state(bad.reason), bad.reason
-    return clip
+        seen.state, seen.reason = _state(bad.reason), bad.reason
+    return seen
 
 
 def _state(reason: str) -> str:

@@ -45,8 +45,8 @@ class Listed(FromFiles):
     ``train_per_class``, ``eval_per_class``: at most so many clips of a class, the first ones that are there ·
     ``gallery``: evaluate on the task's classes, or on all of its category too · ``pretraining``: clips of
     classes that are in no task, or the STELLA authors' larger set, which has all clips that the tasks do not
-    train on; ``pretraining_lists`` adds clips. A clip whose labels belong to two tasks is left out. A store
-    brings copies of the lists: with it, ``root`` need not be there.
+    train on; ``pretraining_lists`` adds clips that are in neither ``train`` nor ``eval``. A clip whose labels
+    belong to two tasks is left out. A store brings copies of the lists: with it, ``root`` need not be there.
     """
 
     name: ClassVar[str] = "listed"
@@ -158,8 +158,13 @@ class Listed(FromFiles):
     def _media(self) -> dict[str, str]:
         """The path of every media file below the root by its name without ending, the first one of each."""
         found: dict[str, str] = {}
-        for folder, folders, files in os.walk(self._root):
+        visited: set[str] = set()
+        for folder, folders, files in os.walk(self._root, followlinks=True):
             folders.sort()
+            if (real := os.path.realpath(folder)) in visited:
+                folders.clear()  # a link to where we were, maybe back up
+                continue
+            visited.add(real)
             for name in sorted(files):
                 stem, ending = os.path.splitext(name)
                 if ending.lower() in ENDINGS:
@@ -171,6 +176,7 @@ class Listed(FromFiles):
         """Go through the lists once."""
         chosen, numbers = Selection(), count()
         labels = {name: label for label, name in enumerate(self.class_names)}
+        seen: dict[Split, set[str]] = {"train": set(), "eval": set()}
         lists: tuple[tuple[Split, str, int | None], ...] = (
             ("train", self.train, self.train_per_class),
             ("eval", self.eval, self.eval_per_class),
@@ -178,7 +184,7 @@ class Listed(FromFiles):
         for split, path, cap in lists:
             homes = self._homes(split)
             taken: Counter[str] = Counter()
-            for index, row in zip(numbers, self._rows(path, split, chosen), strict=False):
+            for index, row in zip(numbers, self._rows(path, split, chosen, seen[split]), strict=False):
                 mine = list(dict.fromkeys(homes[text] for text in self._texts(row) if text in homes))
                 tasks = list(dict.fromkeys(task for task, _ in mine))
                 if len(tasks) > 1:
@@ -188,19 +194,17 @@ class Listed(FromFiles):
                     self._spare(row, split, index, chosen, unused=True)
                     continue
                 task, name = mine[0]
-                if cap is not None and taken[name] >= cap:
+                if task not in self.task_names or (cap is not None and taken[name] >= cap):
                     self._spare(row, split, index, chosen, unused=False)
                     continue
-                place = self.task_names.index(task) if task in self.task_names else None
-                if place is None:
-                    continue
-                source = self._source(row, split, labels[name], place, index)
+                source = self._source(row, split, labels[name], self.task_names.index(task), index)
                 if source is None:
                     chosen.absent.append(Absent(split, task, row.name, "missing"))
                     continue
                 taken[name] += 1
                 chosen.sources[split].append(source)
-        self._add_pretraining_lists(chosen, numbers)
+        known = seen["train"] | {source.name for source in chosen.sources["eval"]}
+        self._add_pretraining_lists(chosen, numbers, known)
         self._tell(chosen)
         return chosen
 
@@ -224,9 +228,10 @@ class Listed(FromFiles):
             if label in self._labels:
                 yield key(self._labels[label])
 
-    def _rows(self, path: str, split: str, chosen: Selection) -> Iterator[Row]:
-        """The rows of a list that belong to a split, each clip once."""
-        seen: set[str] = set()
+    def _rows(self, path: str, split: str, chosen: Selection, seen: set[str]) -> Iterator[Row]:
+        """The rows of a list that belong to a split, without those whose names were ``seen``."""
+        other = "train" if split == "eval" else "eval"
+        shared = split != "pretraining" and self._list(self.train).resolve() == self._list(self.eval).resolve()
         good = 0
         first: BadClip | None = None
         for row in read(self._list(path), self._root):
@@ -235,9 +240,13 @@ class Listed(FromFiles):
                 chosen.absent.append(Absent(split, "", row.path, f"bad row: {row.reason}"))
                 continue
             good += 1
-            if row.split not in (None, split):
+            if row.split is None and shared:
+                told = "does not say train or test for every clip; name two lists"
+                raise UserError(f"{self.name}: {path!r} is both train and eval, but {told}")
+            if row.split == other:
                 continue
-            unknown = [text for text in row.labels if self._known and key(text) not in self._known]
+            foreign = self._known and split != "pretraining"  # what no task knows is good to pre-train on
+            unknown = [text for text in row.labels if foreign and key(text) not in self._known]
             if row.name in seen:
                 chosen.absent.append(Absent(split, "", row.name, "listed twice"))
             elif unknown:
@@ -262,16 +271,17 @@ class Listed(FromFiles):
         """Keep a clip that no task trains on, where pre-training wants it."""
         if split == "train" and (self.pretraining == "authors" or (self.pretraining == "unused" and unused)):
             source = self._source(row, "pretraining", -1, -1, index)
-            if source:
+            if source is None:
+                chosen.absent.append(Absent("pretraining", "", row.name, "missing"))
+            else:
                 chosen.spare.append(source)
 
-    def _add_pretraining_lists(self, chosen: Selection, numbers: Iterator[int]) -> None:
+    def _add_pretraining_lists(self, chosen: Selection, numbers: Iterator[int], seen: set[str]) -> None:
         homes = self._homes("train")
         for path in self.pretraining_lists if self.pretraining else ():
-            for index, row in zip(numbers, read(self._list(path), self._root), strict=False):
-                if isinstance(row, Row) and row.split != "eval":
-                    unused = not any(text in homes for text in self._texts(row))
-                    self._spare(row, "train", index, chosen, unused)
+            for index, row in zip(numbers, self._rows(path, "pretraining", chosen, seen), strict=False):
+                unused = not any(text in homes for text in self._texts(row))
+                self._spare(row, "train", index, chosen, unused)
 
     def _tell(self, chosen: Selection) -> None:
         """Say how many clips were left out and why; UserError where nothing was found."""

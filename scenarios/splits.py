@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,23 @@ def _part(task: Any, part: str) -> tuple[Class, ...]:
 
 def _mistakes(tree: dict[str, Any]) -> Iterator[str]:
     yield from (f"{name}: unknown key{nearest(str(name), KEYS)}" for name in tree if name not in KEYS)
+    if not isinstance(tree.get("complete", False), bool):
+        yield f"complete: {tree['complete']!r} is not allowed: true or false is needed"
     tasks = tree.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
         yield "tasks: a mapping of task names to lists of classes is needed"
         return
-    wrong = [line for name, task in tasks.items() for line in _mistakes_of(f"tasks.{name}", task)]
+    wrong = list(_no_names("tasks", tasks))
+    wrong += [line for name, task in tasks.items() for line in _mistakes_of(f"tasks.{name}", task)]
     yield from wrong
     orders = tree.get("orders", {})
     if not isinstance(orders, dict) or not all(isinstance(order, list) and order for order in orders.values()):
         yield "orders: a mapping of names to lists of tasks is needed"
         return
+    yield from _no_names("orders", orders)
     for name, order in orders.items():
-        for task, times in Counter(map(str, order)).items():
+        yield from _no_names(f"orders.{name}", order)
+        for task, times in Counter(task for task in order if isinstance(task, str)).items():
             if task not in tasks:
                 yield f"orders.{name}: {task!r} is no task{nearest(task, map(str, tasks))}"
             elif times > 1:
@@ -103,6 +108,13 @@ def _mistakes(tree: dict[str, Any]) -> Iterator[str]:
                 homes[text] = f"tasks.{name}"
 
 
+def _no_names(where: str, given: Iterable[Any]) -> Iterator[str]:
+    """A line for everything that YAML reads as something else than text."""
+    yield from (
+        f"{where}: {name!r} is not allowed: a name is needed, in quotes" for name in given if not isinstance(name, str)
+    )
+
+
 def _mistakes_of(where: str, task: Any) -> Iterator[str]:
     """What is wrong with one task."""
     parts = task if isinstance(task, dict) else {"classes": task}
@@ -116,5 +128,7 @@ def _mistakes_of(where: str, task: Any) -> Iterator[str]:
                 named = entry if isinstance(entry, dict) else {"name": entry}
                 if not isinstance(named.get("name"), str) or not set(named) <= set(CLASS_KEYS):
                     yield f"{where}: class {place}, {entry!r}, is not allowed: a name, or {{name, mid}}, is needed"
+                elif not isinstance(named.get("mid"), str | None):
+                    yield f"{where}: class {place}, mid {named['mid']!r}, is not allowed: text is needed, in quotes"
     if not parts.get("classes"):
         yield f"{where}: has no classes"

@@ -232,6 +232,30 @@ def test_a_spoiled_list_is_counted_and_gives_the_same_clips(download, tmp_path):
     ]
 
 
+def test_a_list_without_a_clip_of_the_tasks_makes_no_store(download, tmp_path):
+    file = vs(download, tmp_path / "vs.yaml", order=["people"])
+    said = avcl("data", "prepare", file, "--out", tmp_path / "store", code=2)
+    assert said.endswith(
+        "avcl: scenario: 'continual-vs' has no clip of people; `avcl data check` counts what is there\n"
+    )
+    assert not (tmp_path / "store").exists()
+
+
+def test_clips_that_a_store_was_not_prepared_with_are_asked_for(download, tmp_path):
+    file = vs(download, tmp_path / "vs.yaml", train_per_class=1)
+    avcl("data", "prepare", file, "--out", tmp_path / "store", "--workers", 1)
+    for setting, told in (
+        ("train_per_class=2", "train_per_class = 1; 2"),
+        ("gallery=all", "gallery = task classes; all"),
+        ("pretraining=unused", "pretraining = null; unused"),
+        ("order=main", "order = [sports]; [music, "),
+    ):
+        sets = ["--set", f"scenario.store={tmp_path / 'store'}", "--set", f"scenario.{setting}"]
+        said = avcl("data", "check", file, *sets, code=2)
+        assert f"scenario.store: was prepared with {told}" in said
+        assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -80,6 +80,16 @@ def test_a_class_has_one_task(name):
         ({"tasks": {"a": {"class": ["x"]}}}, "tasks.a.class: unknown key; did you mean 'classes'?"),
         ({"tasks": {"birds": ["x"]}, "orders": {"o": ["bird"]}}, "orders.o: 'bird' is no task; did you mean 'birds'?"),
         ({"tasks": {"a": ["x"]}, "orders": {"o": ["a", "a"]}}, "orders.o: 'a' is given 2 times"),
+        ({"complete": "no"}, "complete: 'no' is not allowed: true or false is needed"),
+        ({"tasks": {1: ["x"]}}, "tasks: 1 is not allowed: a name is needed, in quotes"),
+        ({"tasks": {True: ["x"]}}, "tasks: True is not allowed: a name is needed, in quotes"),
+        ({"tasks": {None: ["x"]}}, "tasks: None is not allowed: a name is needed, in quotes"),
+        ({"tasks": {"a": ["x"]}, "orders": {1: ["a"]}}, "orders: 1 is not allowed: a name is needed, in quotes"),
+        ({"tasks": {"2": ["x"]}, "orders": {"o": [2]}}, "orders.o: 2 is not allowed: a name is needed, in quotes"),
+        (
+            {"tasks": {"a": [{"name": "x", "mid": 5}]}},
+            "tasks.a: class 0, mid 5, is not allowed: text is needed, in quotes",
+        ),
         ({"task": {}}, "task: unknown key; did you mean 'tasks'?"),
         ({}, "tasks: a mapping of task names to lists of classes is needed"),
     ],
@@ -89,7 +99,9 @@ def test_mistakes_of_a_split_file_are_named(tmp_path, tree, told):
     path.write_text(yaml.safe_dump(tree))
     with pytest.raises(UserError) as error:
         read_categories(str(path))
-    assert f"{path}: {told}" in str(error.value).splitlines()
+    lines = str(error.value).splitlines()
+    assert f"{path}: {told}" in lines
+    assert all(line.startswith(f"{path}: ") for line in lines)
 
 
 # ---- Continual-VS ------------------------------------------------------------------------------------------
@@ -164,6 +176,34 @@ def test_nothing_found_says_what_files_are_called(tmp_path, good):
         path.unlink()
     with pytest.raises(UserError, match=r"continual-vs: none of the 40 clips of train is below .* <id>_<seconds in 6"):
         ContinualVS(root=str(root)).sources("train")
+
+
+def test_the_whole_video_does_not_pass_for_seconds_of_it(tmp_path, good):
+    root = vggsound(tmp_path / "root", good, ["sports"])
+    clip = next(root.rglob("-vid_000000*"))
+    clip.rename(clip.with_name("-vid_000000.mp4"))
+    scenario = ContinualVS(root=str(root), order=["sports"])
+    assert per_task(scenario, "train") == [39]
+    assert [(item.name, item.reason) for item in scenario.absent] == [("-vid_000000_000000", "missing")]
+
+
+def test_folders_may_be_links_even_in_a_circle(tmp_path, good):
+    root = vggsound(tmp_path / "root", good, ["sports"])
+    (root / "video").rename(tmp_path / "elsewhere")
+    (root / "video").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    assert per_task(ContinualVS(root=str(root), order=["sports"]), "train") == [40]
+
+
+def test_one_list_is_both_only_where_it_says_which_clip_is_for_which(tmp_path, segments, sounds):
+    one, link = "eval_segments.csv", "./eval_segments.csv"
+    with pytest.raises(UserError) as error:
+        ContinualAS(root=str(segments), train=one, eval=link).sources("train")
+    assert str(error.value) == (
+        "continual-as: 'eval_segments.csv' is both train and eval, but does not say train or test for every clip; "
+        "name two lists"
+    )
+    assert per_task(ContinualVS(root=str(sounds), eval="./vggsound.csv"), "train") == [60] * 8
 
 
 def test_mistakes_of_settings_are_named(sounds, tmp_path):
@@ -252,17 +292,19 @@ def test_lists_of_cav_mae_and_of_stella_read_as_the_videos_do(tmp_path, good):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (40, 40), (60 * k, 0, 0)).save(path)
         data.append({"video_id": f"v{number}", "wav": sound.name, "video_path": "frames", "labels": label})
-    (tmp_path / "list.json").write_text(json.dumps({"data": data}))
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": data}))
     rows = [f"{n},v{n},f{n},sound.wav,{entry['labels']},x\n" for n, entry in enumerate(data)]
-    (tmp_path / "list.csv").write_text("".join(rows))
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
     small = SMALL | {"window": 2.0, "seconds": 4.0}
-    lists = {"train": "list.json", "eval": "list.json", "order": ["sports", "music"]}
+    lists = {"train": "train.json", "eval": "eval.json", "order": ["sports", "music"]}
     scenario = ContinualVS(root=str(tmp_path), **lists, **small)
     assert per_task(scenario, "train") == [2, 1]
     item = scenario.clips(0, "train")[0]
     assert item["frames"].shape == (2, 3, 32, 32)
     assert item["frames"][0, 0].mean() < item["frames"][1, 0].mean()  # seconds 1 and 2
-    lists |= {"train": "list.csv", "eval": "list.csv"}
+    lists |= {"train": "train.csv", "eval": "eval.csv"}
     again = ContinualVS(root=str(tmp_path), **lists, **(small | {"window": 0.25, "seconds": 4.0}))
     assert [(s.name, s.label) for s in again.sources("eval")] == [(s.name, s.label) for s in scenario.sources("eval")]
     assert again.clips(0, "train")[0]["frames"].shape == (2, 3, 32, 32)
@@ -276,8 +318,9 @@ def test_a_label_file_names_the_mids_of_the_gallery(tmp_path, good):
     Image.new("RGB", (40, 40)).save(tmp_path / "frame_0.jpg")
     write_clip(tmp_path / "sound.wav", video=None, audio="pcm_s16le", seconds=1, rate=16000, layout="mono")
     rows = [f"{n},v{n},.,sound.wav,{mid},x\n" for n, mid in enumerate(("vgg_225", "vgg_180", "vgg_1", "vgg_999"))]
-    (tmp_path / "list.csv").write_text("".join(rows))
-    lists = {"train": "list.csv", "eval": "list.csv", "labels": "labels.csv"}
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
+    lists = {"train": "train.csv", "eval": "eval.csv", "labels": "labels.csv"}
     scenario = ContinualVS(root=str(tmp_path), **lists, gallery="all")
     assert [scenario.class_names[s.label] for s in scenario.sources("eval")] == [
         *("playing tennis", "bee, wasp, etc. buzzing", "basketball bounce")

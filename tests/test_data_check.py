@@ -85,6 +85,16 @@ def test_the_fingerprint_is_the_scenarios_and_follows_the_content(tmp_path, good
     assert make().fingerprint != before
 
 
+def test_clips_to_pretrain_on_are_looked_into_too(tmp_path, good):
+    root = vggsound(tmp_path / "root", good, ["sports"], train=2, distinct=True)
+    make = lambda **more: ContinualVS(root=str(root), order=["sports"], train_per_class=1, **SMALL, **more)  # noqa: E731
+    report = check(make(pretraining="authors"))
+    assert row(report, "pretraining", "") == {"found": 20, "usable": 20}
+    assert list(report.table().columns[0].cells) == ["train", "eval", "pretraining"]
+    assert report.fingerprint == make().fingerprint
+    assert {clip.split for clip in check(make()).clips} == {"train", "eval"}
+
+
 def test_the_command(damaged, tmp_path):
     file = tmp_path / "vs.yaml"
     settings = {"name": "continual-vs", "root": str(damaged), "order": ["sports"], **SMALL}

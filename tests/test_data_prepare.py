@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from avcl.cli import app
 from avcl.data import merged, prepare
 from avcl.errors import BadClip, SettingsError, UserError
+from avcl.media.scenario import grid_rate, is_multiple, wider
 from avcl.media.store import Store
-from avcl.media.storing import shard_path
+from avcl.media.storing import keep, shard_path
 from avcl.progress import shown, spell
 from avcl.streams import augmenting
 
@@ -108,8 +109,95 @@ def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
         "store: its frames are 37 x 37; 73 x 73 are needed for height and width"
     )
     assert mistake(store=str(lossless), seconds=5) == "store: has 2 seconds of every clip; seconds asks for 5"
+    assert mistake(store=str(lossless), frames=3) == (
+        "store: has 8 frames a second; frames and window need 24: prepare with --rate 24"
+    )
+    assert mistake(store=str(lossless), window=0.997) == (
+        "store: no rate has all moments that frames and window ask for; change them, or read the files"
+    )
+    assert mistake(store=str(lossless), eval_share=0.5) == (
+        "store: was prepared with eval_share = 0.2; 0.5 is asked for: prepare again with it"
+    )
     with pytest.raises(UserError, match=r"scenario.store: a store is made of files"):
         list(prepare(scenario(root, store=str(lossless)), "anywhere"))
+
+
+def test_the_rate_that_a_store_needs():
+    assert grid_rate(10.0, 4.0, 4) == 8  # as published
+    assert grid_rate(10.0, 4.0, 1) == 8
+    assert grid_rate(10.0, 1.0, 3) == 24
+    assert grid_rate(10.0, 1.0, 10) == 40
+    assert grid_rate(10.0, 10.0, 10) == 1  # there is one window
+    assert grid_rate(10.0, 10.0, 4) == 0.4
+    assert is_multiple(3.33333, grid_rate(3.0, 3.0, 10))
+    assert [is_multiple(rate, 8) for rate in (8, 16, 8 + 1e-9, 1, 4, 12, 25)] == [True] * 3 + [False] * 4
+
+
+def test_frames_off_the_usual_grid_read_alike_at_the_rate_that_is_named(root, tmp_path):
+    list(prepare(scenario(root, frames=3, order=["birds"]), tmp_path / "store", codec="png", rate=24))
+    files = scenario(root, frames=3, order=["birds"])
+    stored = scenario("nowhere", frames=3, order=["birds"], store=str(tmp_path / "store"))
+    for split in ("train", "eval"):
+        one, other = (read(each.clips(0, split)) for each in (files, stored))
+        for name, item in one.items():
+            assert (
+                item == other[name] if isinstance(item, tuple) else torch.equal(item["frames"], other[name]["frames"])
+            )
+
+
+def test_what_a_store_was_prepared_without_is_named():
+    def told(had, wanted):
+        return [line.removeprefix("store: was prepared with ") for line in wider(had, wanted)]
+
+    for name, least, more in (
+        ("gallery", "task classes", "all"),
+        ("pretraining", None, "unused"),
+        ("pretraining", "unused", "authors"),
+        ("train_per_class", 1, 2),
+        ("eval_per_class", 5, None),
+    ):
+        said = f"{name} = {least or 'null'}; {more or 'null'} is asked for: prepare again with it"
+        assert told({name: least}, {name: more}) == [said]
+        assert told({name: more}, {name: least}) == told({name: more}, {name: more}) == told({}, {name: more}) == []
+    assert told({"order": ["a", "b"]}, {"order": ["b"]}) == []
+    assert told({"order": ["a"]}, {"order": ["b", "a"]}) == ["order = [a]; [b] is asked for: prepare again with it"]
+    assert told({"train_per_class": 2}, {"train_per_class": 1, "pretraining": "authors"}) == [
+        "train_per_class = 2; 1 is asked for: prepare again with it"
+    ]
+    assert told({"split": "/there/a.yaml"}, {"split": "/here/a.yaml"}) == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "5", "null", '{"form": {"height": 3}, "shards": [], "per_shard": 1}'])
+def test_a_damaged_description_is_one_line(lossless, tmp_path, content):
+    shutil.copytree(lossless, tmp_path / "store")
+    for name in ("store.json", "plan.json"):
+        (tmp_path / "store" / name).write_text(content)
+    with pytest.raises(UserError, match=r"'.*': its store.json is damaged; remove that and prepare again$"):
+        Store(tmp_path / "store")
+    with pytest.raises(UserError, match=r"is no store in the making: it has no plan.json that can be read$"):
+        list(merged([tmp_path / "store"], tmp_path / "whole"))
+
+
+def test_parts_made_of_other_mount_points_merge(root, lossless, tmp_path):
+    shutil.copytree(root, tmp_path / "mounted elsewhere")
+    for share, place in ((1, root), (2, tmp_path / "mounted elsewhere")):
+        list(prepare(scenario(place), tmp_path / str(share), codec="png", per_shard=3, share=share, of=2))
+    assert "complete, 16 clips" in list(merged([tmp_path / "1", tmp_path / "2"], tmp_path / "whole"))[-1]
+    assert scenario("nowhere", store=str(tmp_path / "whole")).fingerprint == scenario(root).fingerprint
+    truncate(tmp_path / "mounted elsewhere" / "birds" / "near" / "clip 0.mp4", 0.5)
+    with pytest.raises(UserError, match=r"was begun for something else \(other clips\)"):
+        list(prepare(scenario(tmp_path / "mounted elsewhere"), tmp_path / "1", codec="png", per_shard=3))
+
+
+def test_lists_are_kept_and_those_outside_are_named(tmp_path, caplog):
+    long = "n" * 251 + ".csv"
+    for name in (long, "outside.csv"):
+        (tmp_path / name).write_text(name)
+    keep({long: tmp_path / long, "../outside.csv": tmp_path / "outside.csv"}, tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store" / "lists").iterdir()] == [long]
+    assert caplog.messages == [
+        f"{tmp_path / 'outside.csv'}: is outside of root, and not copied into the store; it must stay where it is"
+    ]
 
 
 def test_hugging_face_opens_it(lossless):
@@ -208,6 +296,10 @@ def test_the_commands(root, tmp_path):
     assert "complete, 16 clips" in done.output
     for words, told in (
         (("--shard", "3/2"), "--shard: '3/2' is not allowed: I/N is needed, as in 1/8"),
+        (("--shard", "²/3"), "--shard: '²/3' is not allowed: I/N is needed, as in 1/8"),
+        (("--rate", "inf"), "--rate: inf is not allowed: 0.1 to 240 frames a second are needed"),
+        (("--rate", "nan"), "--rate: nan is not allowed: 0.1 to 240 frames a second are needed"),
+        (("--rate", "1e9"), "--rate: 1e+09 is not allowed: 0.1 to 240 frames a second are needed"),
         (("--codec", "gif"), "--codec: 'gif' is not allowed: jpeg or png is needed"),
     ):
         done = ask("prepare", file, "--out", tmp_path / "x", *words)

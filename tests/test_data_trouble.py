@@ -210,7 +210,7 @@ def test_two_merges_at_once(play, peace, tmp_path):
 
 def test_a_shard_that_another_process_makes_is_left_to_it(tmp_path):
     (tmp_path / "shards").mkdir()
-    aside = shard_path(tmp_path, 0).with_name("00000.arrow.writing")
+    aside = writing.aside_of(shard_path(tmp_path, 0))
     with aside.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert write_shard(tmp_path, 0, [], None) is False

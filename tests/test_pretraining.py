@@ -119,6 +119,33 @@ def classes(scenario, root):
     return {key(names[source.name]) for source in sources}, len(sources)
 
 
+def spare(root, **settings):
+    """A scenario of one task, people, and the names of its clips to pre-train on."""
+    scenario = ContinualVS(root=str(root), order=["people"], train_per_class=1, **SMALL, **settings)
+    return scenario, [source.name for source in scenario.pretraining_clips().sources]
+
+
+def test_lists_to_pre_train_on_add_what_is_neither_trained_nor_evaluated_on_once(sounds):
+    lines = (sounds / "vggsound.csv").read_text().splitlines()
+    (sounds / "train.csv").write_text("\n".join(line for line in lines[:300] if line.endswith("train")))
+    (sounds / "eval.csv").write_text("\n".join(line for line in lines if line.endswith("test")))
+    more = [line.removesuffix("test") + "train" if line.endswith("test") else line for line in lines]
+    (sounds / "more.csv").write_text("\n".join([*more, lines[-2], 'x,soon,"skiing",train', 'y,1,"skiing",train']))
+    lists = {"train": "train.csv", "eval": "eval.csv", "pretraining": "authors"}
+    scenario, names = spare(sounds, **lists, pretraining_lists=["more.csv"])
+    used = {source.name for split in ("train", "eval") for source in scenario.sources(split)}
+    every = {f"{video}_{int(second):06d}" for video, second, *_ in csv.reader(more)}
+    assert set(names) == every - used
+    assert len(names) == len(set(names))
+    assert set(names) > set(spare(sounds, **lists)[1])
+    left = [(item.name, item.reason) for item in scenario.absent if item.split == "pretraining"]
+    assert left[-3:] == [
+        (f"{lines[-2].split(',')[0]}_{int(lines[-2].split(',')[1]):06d}", "listed twice"),
+        (f"{sounds}/more.csv:{len(more) + 2}", "bad row: start 'soon' is no number of seconds"),
+        ("y_000001", "missing"),
+    ]
+
+
 def test_unused_classes_are_in_no_task_and_the_authors_set_is_larger(sounds):
     settings = {"root": str(sounds), "order": ["people"], "train_per_class": 1, **SMALL}
     tasks = {entry.keys[0] for part in read_categories("continual_vs").tasks.values() for entry in part}
@@ -129,8 +156,9 @@ def test_unused_classes_are_in_no_task_and_the_authors_set_is_larger(sounds):
     assert clips == 3 * len(unused)
     leaky, more = classes(ContinualVS(**settings, pretraining="authors"), sounds)
     assert leaky > unused
-    assert leaky - unused == {entry.keys[0] for entry in read_categories("continual_vs").tasks["people"]}
-    assert more == clips + 2 * 20  # of each class of the task, all but the one that the task trains on
+    both = [entry for task in ("people", "sports") for entry in read_categories("continual_vs").tasks[task]]
+    assert leaky - unused == {entry.keys[0] for entry in both}
+    assert more == clips + (2 + 3) * 20  # of people, all but the one clip of a class that is trained on; all of sports
 
 
 def test_the_command_trains_both_stages_on_a_download(sounds, tmp_path):

@@ -35,7 +35,8 @@ def test_audioset(tmp_path):
     (row,) = rows(tmp_path / "eval_segments.csv", AUDIOSET)
     assert row.labels == ("/m/09x0r", "/t/dd00088")
     assert row.split is None
-    assert {"--PJHxphWEs_30000_40000", "Y--PJHxphWEs_30.000_40.000", "--PJHxphWEs"} <= set(row.stems)
+    assert {"--PJHxphWEs_30000_40000", "Y--PJHxphWEs_30.000_40.000"} <= set(row.stems)
+    assert not {"--PJHxphWEs", "Y--PJHxphWEs"} & set(row.stems)  # maybe all of the video, not these seconds
 
 
 def test_cav_mae(tmp_path):
@@ -73,9 +74,19 @@ def test_a_bad_row_is_named_and_the_rest_read(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("start", ["inf", "-inf", "nan", "1e308"])
+def test_a_start_without_bounds_is_a_bad_row(tmp_path, start):
+    bad = rows(tmp_path / "a.csv", f'{VGGSOUND}x,{start},"skiing",train\n')[2]
+    assert bad.reason == f"start {start!r} is no number of seconds"
+    bad = rows(tmp_path / "b.csv", f'{AUDIOSET}x, 0.000, {start}, "/m/09x0r"\n')[1]
+    assert bad.reason == f"'0.000' to {start!r} are no numbers of seconds"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
+        ("a.json", b"[" * 100_000, "a.json: cannot be read: maximum recursion depth exceeded"),
+        ("a.json", b"[" + b"1" * 5000, "a.json: cannot be read: Exceeds the limit (4300 digits)"),
         ("a.csv", b'x,1,"skiing"\n', "has 3 columns, and is no list that can be read; those are CAV-MAE's"),
         ("a.csv", b"", "is empty, and is no list that can be read"),
         ("a.csv", b"\xff\xfe\x00", "cannot be read as a CSV file"),

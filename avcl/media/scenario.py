@@ -1,20 +1,22 @@
 """What every scenario of media files has in common: shape, inspection before training, one dataset."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction as Rational
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from avcl.clip import Shape
 from avcl.errors import BadClip, UserError
-from avcl.media import transforms
+from avcl.media import transforms, windows
 from avcl.media.digest import fingerprint
 from avcl.media.files import Files, Source, inspect
 from avcl.media.store import Store
 from avcl.progress import in_threads
-from avcl.settings import Count, Fraction, Positive
+from avcl.settings import Count, Fraction, Positive, fields
 from avcl.streams import Scenario, Split
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,15 @@ ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"),
     *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf"),
 )
+
+FASTEST = 240  # frames a second that a store may have
+# Settings that choose clips: those in words by how much they choose, the least first; at most so many; by name.
+RANKS: dict[str, tuple[str | None, ...]] = {
+    "gallery": ("task classes", "all"),
+    "pretraining": (None, "unused", "authors"),
+}
+CAPS = ("train_per_class", "eval_per_class")
+LISTS = ("order", "pretraining_lists")
 
 
 class Absent(NamedTuple):
@@ -71,6 +82,13 @@ class FromFiles(Scenario):
         return []
 
     @property
+    def selection(self) -> dict[str, Any]:
+        """The settings that decide which clips there are, whatever is read of them; a store remembers them."""
+        mine = {key: value for key, value in self.settings().items() if key not in fields(FromFiles)}
+        mine.pop("root", None)  # the same clips may lie anywhere
+        return mine | ({"order": list(self.task_names)} if "order" in mine else {})
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The classes by label."""
         raise NotImplementedError
@@ -101,16 +119,28 @@ class FromFiles(Scenario):
         if self.store is None:
             return
         try:
-            form = Store(self.store).form
+            store = Store(self.store)
         except UserError as error:
             yield f"store: {error}"
             return
+        form = store.form
         size = transforms.store_size(self.height, self.width)
         if (form.height, form.width) != size:
             kept = f"{form.height} x {form.width}"
             yield f"store: its frames are {kept}; {size[0]} x {size[1]} are needed for height and width"
         if form.seconds < self.seconds:
             yield f"store: has {form.seconds:g} seconds of every clip; seconds asks for {self.seconds:g}"
+        needed = grid_rate(self.seconds, self.window, self.frames)
+        if needed > FASTEST:
+            yield "store: no rate has all moments that frames and window ask for; change them, or read the files"
+        elif not is_multiple(form.rate, needed):
+            lacks = f"has {form.rate:g} frames a second; frames and window need {needed:g}"
+            yield f"store: {lacks}: prepare with --rate {needed:g}"
+        try:
+            wanted = self.selection
+        except (KeyError, UserError):  # tasks that there are not: the subclass says so
+            return
+        yield from wider(store.facts.get("selection", {}), wanted)
 
     @cached_property
     def _store(self) -> Store | None:
@@ -157,3 +187,41 @@ class FromFiles(Scenario):
         except BadClip as fault:
             return fault
         return None
+
+
+def grid_rate(seconds: float, window: float, frames: int) -> float:
+    """The least frames a second of a store that has every moment of every window in clips of ``seconds``."""
+    steps = [Rational(window).limit_denominator(10_000) / frames] if frames > 1 else []
+    if windows.room(seconds, window) > 1 or not steps:  # else every window is the first
+        steps.append(Rational(windows.STEP))
+    below = math.lcm(*(step.denominator for step in steps))
+    return below / math.gcd(*(int(step * below) for step in steps))
+
+
+def is_multiple(rate: float, needed: float) -> bool:
+    """Whether a store of ``rate`` has all moments of one of ``needed``."""
+    return rate > needed / 2 and abs(rate / needed - round(rate / needed)) < 1e-5  # 3.33333 is 10 / 3
+
+
+def wider(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each setting that asks for clips which a store that was prepared with ``had`` need not have."""
+    for name in (name for name in had if name in wanted):
+        one, other, ranks = had[name], wanted[name], RANKS.get(name, ())
+        more = name == "eval_share" and other != one
+        if one in ranks and other in ranks:
+            more = ranks.index(other) > ranks.index(one)
+        elif name in CAPS and isinstance(one, int):
+            more = other is None or other > one
+        elif name in LISTS and isinstance(one, list) and isinstance(other, list):
+            other = [part for part in other if part not in one]
+            more = bool(other)
+        if name == "train_per_class" and wanted.get("pretraining") == "authors":
+            more = other != one  # what the tasks do not train on is to be pre-trained on, and was kept as that
+        if more:
+            told = f"was prepared with {name} = {_shown(one)}; {_shown(other)} is asked for"
+            yield f"store: {told}: prepare again with it"
+
+
+def _shown(value: Any) -> str:
+    """As YAML has it."""
+    return "null" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -12,18 +12,21 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from avcl.errors import UserError
 from avcl.media import decode
 from avcl.media.extracted import decode_picture
 from avcl.media.files import Source
+from avcl.settings import Count, Positive
 
 FACTS = {"split": "string", "task": "string", "class": "string", "name": "string", "path": "string", "index": "int64"}
 INDEX = FACTS | {"digest": "string", "reason": "string", "video": "float64", "audio": "float64"}
@@ -37,12 +40,45 @@ SCHEMA = pa.schema(
 class Form:
     """How clips are kept: the size of frames, how many a second of the first ``seconds``, and their coding."""
 
-    height: int
-    width: int
-    rate: float
-    seconds: float
+    height: Count
+    width: Count
+    rate: Positive
+    seconds: Positive
     codec: str
     quality: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a complete store."""
+
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What ``plan.json`` must say; ``selection``: the settings that chose the clips."""
+
+    clips: Count
+    per_shard: Count
+    listing: str
+    form: Form
+    selection: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Plan):
+    """What ``store.json`` must say."""
+
+    shards: list[Shard]
+
+
+def read_facts(path: Path, kind: type[Plan]) -> dict[str, Any]:
+    """A JSON file that says what ``kind`` has, and maybe more; ValueError where it does not."""
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    TypeAdapter(kind).validate_python(facts)
+    return facts
 
 
 @dataclass(frozen=True)
@@ -126,13 +162,15 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
         try:
-            self.facts = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            self.facts = read_facts(self.folder / "store.json", Facts)
         except FileNotFoundError:
             begun = (self.folder / "plan.json").exists()
             told = "is not complete; go on with `avcl data prepare`" if begun else "is no prepared store"
             raise UserError(f"{str(folder)!r} {told}") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise UserError(f"{str(folder)!r} cannot be read: {error}") from None
+        except ValueError:
+            raise UserError(f"{str(folder)!r}: its store.json is damaged; remove that and prepare again") from None
         self.form = Form(**self.facts["form"])
         for shard in self.facts["shards"]:
             path = self.folder / shard["file"]

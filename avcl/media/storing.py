@@ -1,7 +1,7 @@
 """Makes a store, shard by shard: each is written aside, renamed when it is whole, and never made twice."""
 
 import hashlib
-import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -22,9 +22,11 @@ import torch
 from avcl.errors import UserError
 from avcl.media.encoding import Clip, encode
 from avcl.media.scenario import SPLITS, FromFiles
-from avcl.media.store import INDEX, SCHEMA, Form, read_shard
+from avcl.media.store import INDEX, SCHEMA, Form, Plan, read_facts, read_shard
 from avcl.media.writing import alone, coded, fresh
 from avcl.progress import shown
+
+log = logging.getLogger(__name__)
 
 
 def clips_of(scenario: FromFiles) -> list[Clip]:
@@ -41,20 +43,28 @@ def clips_of(scenario: FromFiles) -> list[Clip]:
 class Making:
     """A store in the making: its plan, and which shards are there.
 
-    ``per_shard``: clips in a file; by default 64, and fewer where that makes less than 256 files to share out.
+    ``per_shard``: clips in a file; by default 64, and fewer where that makes less than 256 files to share out ·
+    ``selection``: the settings that chose the clips.
     """
 
-    def __init__(self, folder: str | Path, clips: Sequence[Clip], form: Form, per_shard: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        clips: Sequence[Clip],
+        form: Form,
+        per_shard: int | None = None,
+        selection: Mapping[str, Any] | None = None,
+    ):
         per_shard = per_shard or max(1, min(64, len(clips) // 256))
         self.folder, self.form = Path(folder).expanduser(), form
         self.parts = [list(clips[start : start + per_shard]) for start in range(0, len(clips), per_shard)]
         listing = hashlib.sha256()
         for clip in clips:
-            source = clip.source
-            text = "\t".join((*clip[:3], source.name, os.path.abspath(source.path), str(source.index)))
+            source = clip.source  # not its path: other machines may have the same clips elsewhere
+            text = "\t".join((*clip[:3], source.name, str(source.index), str(_size(source.path))))
             listing.update(text.encode(errors="surrogateescape") + b"\n")
         self.plan = {"version": 1, "clips": len(clips), "per_shard": per_shard, "listing": listing.hexdigest()}
-        self.plan |= {"form": asdict(form)}
+        self.plan |= {"form": asdict(form), "selection": dict(selection or {})}
 
     def claim(self, lists: Mapping[str, Path] | None = None) -> None:
         """Make the folder, with copies of ``lists``; UserError where it is another store or something else."""
@@ -89,12 +99,14 @@ class Making:
 
 
 def keep(lists: Mapping[str, Path], folder: Path) -> None:
-    """Copy lists into a store, those whose names do not lead out of it."""
+    """Copy lists into a store; the log names those that it cannot hold, because their names lead out of it."""
     for name, path in lists.items():
         home = folder / "lists" / name
         if home.is_relative_to(folder) and ".." not in home.parts:
             home.parent.mkdir(parents=True, exist_ok=True)
             copy(path, home)
+        else:
+            log.warning("%s: is outside of root, and not copied into the store; it must stay where it is", path)
 
 
 def copy(path: Path, home: Path) -> None:
@@ -124,7 +136,7 @@ def planned(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
 def read_plan(folder: Path) -> dict[str, Any]:
     """What is to be in a store; UserError where there is no such thing."""
     try:
-        return dict(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+        return read_facts(folder / "plan.json", Plan)
     except (OSError, ValueError):
         raise UserError(f"{folder}: is no store in the making: it has no plan.json that can be read") from None
 
@@ -191,8 +203,8 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def different(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """In what two plans differ, in words; empty where they do not."""
-    one, other = ({**plan, **plan.get("form", {}), "form": None} for plan in (one, other))
+    """In what two plans differ, in words; empty where they do not. The same clips may be chosen in many ways."""
+    one, other = ({**plan, **plan["form"], "form": None, "selection": None} for plan in (one, other))
     words = {"listing": "other clips"}
     keys = [key for key in one | other if one.get(key) != other.get(key)]
     return ", ".join(words.get(key, f"{key} {one.get(key)} and {other.get(key)}") for key in keys)
@@ -244,6 +256,11 @@ def _begin_worker(stop: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _size(path: str) -> int:
+    """Of a file, in bytes; 0 for what is none."""
+    return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:

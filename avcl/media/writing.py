@@ -1,6 +1,7 @@
 """Files that get their name when they are whole, however many processes write them and whenever one is killed."""
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -21,7 +22,7 @@ def alone(home: Path) -> Iterator[BinaryIO | None]:
     """A file that will be called ``home``; None where there is one already, or another process is at it."""
     if fcntl is None:
         raise UserError(f"{home.parent}: cannot be made: that takes the file locks of Linux and macOS (flock)")
-    aside = home.with_name(home.name + ".writing")
+    aside = aside_of(home)
     with open(os.open(aside, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         # Whoever holds the lock writes. A killed process loses it, and its half file is begun anew.
         try:
@@ -42,10 +43,15 @@ def alone(home: Path) -> Iterator[BinaryIO | None]:
             yield file
 
 
+def aside_of(home: Path) -> Path:
+    """Where ``home`` is written, whoever writes it: the lock is on this file. A name may be as long as names can be."""
+    return home.with_name(hashlib.sha256(os.fsencode(home.name)).hexdigest()[:32] + ".writing")
+
+
 @contextlib.contextmanager
 def fresh(home: Path) -> Iterator[BinaryIO]:
     """A file that will be called ``home``, in place of one that there may be."""
-    aside = home.with_name(f"{uuid.uuid4().hex}.writing")  # not from the name, which may be as long as names can be
+    aside = home.with_name(f"{uuid.uuid4().hex}.writing")
     with aside.open("wb") as file, _renamed(file, aside, home):
         yield file
 

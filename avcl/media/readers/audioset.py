@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from avcl.media.readers.row import Row, youtube_stems
+from avcl.media.readers.row import Row, seconds, youtube_stems
 
 SOURCE = "AudioSet"
 COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
@@ -17,7 +17,7 @@ def parse(fields: list[str], root: Path) -> Row:
     """The clip of a row; ValueError says what is wrong with it."""
     video, start, end, labels = fields
     try:
-        begin, stop = float(start), float(end)
+        begin, stop = seconds(start), seconds(end)
     except ValueError:
         raise ValueError(f"{start!r} to {end!r} are no numbers of seconds") from None
     if not video or not labels:

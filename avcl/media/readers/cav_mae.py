@@ -20,7 +20,7 @@ def read(path: Path, root: Path) -> Iterator[Row | BadClip]:
         raise UserError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no text, a number or nesting beyond all bounds
         raise UserError(f"{path}: cannot be read: {error}") from None
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from avcl.media.readers.row import Row, youtube_stems
+from avcl.media.readers.row import Row, seconds, youtube_stems
 
 SOURCE = "VGGSound"
 COLUMNS = ("id", "start", "label", "split")
@@ -20,7 +20,7 @@ def parse(fields: list[str], root: Path) -> Row:
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} is neither train nor test")
     try:
-        begin = float(start)
+        begin = seconds(start)
     except ValueError:
         raise ValueError(f"start {start!r} is no number of seconds") from None
     if not video or not label:
