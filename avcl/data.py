@@ -22,9 +22,9 @@ from avcl.media.files import glance
 from avcl.media.scenario import SPLITS, FromFiles
 from avcl.media.store import Form
 from avcl.media.storing import Making, clips_of, finish, merge
-from avcl.media.writing import coded, fresh
 from avcl.progress import in_threads, shown
 from avcl.settings import plain
+from avcl.writing import coded, fresh
 
 STATES = ("usable", "missing", "unreadable", "mute", "without video", "short", "left out")
 NOTES = ("still", "duplicated")

@@ -11,9 +11,9 @@ import time
 import pytest
 from miniature import SMALL, of_videos, same, videos
 
+from avcl import writing
 from avcl.data import merged, prepare
 from avcl.errors import UserError
-from avcl.media import writing
 from avcl.media.store import read_shard
 from avcl.media.storing import shard_path, write_shard
 

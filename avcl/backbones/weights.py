@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from avcl.backbones import Backbone
 from avcl.errors import UserError
+from avcl.writing import aside_of
 
 State = Mapping[str, Tensor]
 
@@ -56,8 +56,7 @@ def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Mo
         for key, value in state.items()
     }
     about = {"format": "avcl", "name": backbone.name, "settings": json.dumps(backbone.settings())}
-    # not from the name, which may be as long as names can be
-    aside = path.with_name(f"{hashlib.sha1(os.fsencode(path.name)).hexdigest()}.writing")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

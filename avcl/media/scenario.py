@@ -116,12 +116,12 @@ class FromFiles(Scenario):
         """The window must fit, and the store be whole and of these sizes."""
         if self.window > self.seconds:
             yield f"window: {self.window:g} is longer than the {self.seconds:g} seconds used of every file"
-        if self.store is None:
-            return
         try:
-            store = Store(self.store)
+            store = self._store
         except UserError as error:
             yield f"store: {error}"
+            return
+        if store is None:
             return
         form = store.form
         size = transforms.store_size(self.height, self.width)
@@ -144,7 +144,7 @@ class FromFiles(Scenario):
 
     @cached_property
     def _store(self) -> Store | None:
-        return Store(self.store) if self.store else None
+        return None if self.store is None else Store(self.store)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -23,8 +23,8 @@ from avcl.errors import UserError
 from avcl.media.encoding import Clip, encode
 from avcl.media.scenario import SPLITS, FromFiles
 from avcl.media.store import INDEX, SCHEMA, Form, Plan, read_facts, read_shard
-from avcl.media.writing import alone, coded, fresh
 from avcl.progress import shown
+from avcl.writing import alone, coded, fresh
 
 log = logging.getLogger(__name__)
 
