@@ -8,4 +8,4 @@ from setuptools import setup
 sys.path.insert(0, str(Path(__file__).parent / "_build"))
 from avcl_build import native
 
-setup(**native("plugins/stella/csrc", "avcl.plugins.stella"))
+setup(**native("plugins/stella/ops/csrc", "avcl.plugins.stella.ops"))

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avcl.backbones import Backbone as Backbone
     from avcl.backbones.cavmae import CavMae as CavMae
+    from avcl.backbones.protocol import Backbone as Backbone
     from avcl.clip import Clip as Clip
     from avcl.clip import Grid as Grid
     from avcl.clip import Masks as Masks
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from avcl.errors import PluginError as PluginError
     from avcl.errors import SettingsError as SettingsError
     from avcl.errors import UserError as UserError
+    from avcl.experiment.run import Run as Run
     from avcl.hookspecs import hookimpl as hookimpl
-    from avcl.learner import Learner as Learner
     from avcl.memory import Memory as Memory
-    from avcl.run import Run as Run
+    from avcl.scenario import Scenario as Scenario
     from avcl.settings import Component as Component
-    from avcl.strategies import Rehearsal as Rehearsal
-    from avcl.strategies import Strategy as Strategy
-    from avcl.streams import Scenario as Scenario
+    from avcl.strategy import Rehearsal as Rehearsal
+    from avcl.strategy import Strategy as Strategy
+    from avcl.training.learner import Learner as Learner
 
     __version__: str
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 # import no torch and no Avalanche; the imports above are for type checkers and editors.
 _HOME = {
     "AvclError": "avcl.errors",
-    "Backbone": "avcl.backbones",
+    "Backbone": "avcl.backbones.protocol",
     "BadClip": "avcl.errors",
     "CavMae": "avcl.backbones.cavmae",
     "Clip": "avcl.clip",
     "Component": "avcl.settings",
     "Grid": "avcl.clip",
     "HiddenError": "avcl.errors",
-    "Learner": "avcl.learner",
+    "Learner": "avcl.training.learner",
     "Masks": "avcl.clip",
     "Memory": "avcl.memory",
     "Output": "avcl.clip",
     "PluginError": "avcl.errors",
-    "Rehearsal": "avcl.strategies",
-    "Run": "avcl.run",
-    "Scenario": "avcl.streams",
+    "Rehearsal": "avcl.strategy",
+    "Run": "avcl.experiment.run",
+    "Scenario": "avcl.scenario",
     "SettingsError": "avcl.errors",
     "Shape": "avcl.clip",
-    "Strategy": "avcl.strategies",
+    "Strategy": "avcl.strategy",
     "UserError": "avcl.errors",
     "hookimpl": "avcl.hookspecs",
 }

@@ -1,5 +1,5 @@
 """``python -m avcl`` is ``avcl``."""
 
-from avcl.cli import main
+from avcl.cli.main import main
 
 main()

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from avalanche.evaluation import PluginMetric
     from avalanche.logging import BaseLogger
 
-    from avcl.backbones import Backbone
-    from avcl.run import Run
-    from avcl.strategies import Strategy
-    from avcl.streams import Scenario
+    from avcl.backbones.protocol import Backbone
+    from avcl.experiment.run import Run
+    from avcl.scenario import Scenario
+    from avcl.strategy import Strategy
 
 PROJECT = "avcl"
 hookspec = pluggy.HookspecMarker(PROJECT)

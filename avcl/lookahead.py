@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from avcl.clip import Clip
 
 if TYPE_CHECKING:
-    from avcl.learner import Learner
+    from avcl.training.learner import Learner
 
 
 def lookahead(learner: Learner, clip: Clip) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avcl import dist
+from avcl.utils import distributed
 
 
 def contrastive(audio: Tensor, video: Tensor, temperature: float, *, both: bool = True) -> Tensor:
@@ -19,12 +19,12 @@ def contrastive(audio: Tensor, video: Tensor, temperature: float, *, both: bool 
     video to audio (CAV-MAE, arXiv 2210.07839, equation 5 as its code has it).
     """
     audio, video = _unit(audio), _unit(video)
-    own = torch.arange(len(audio), device=audio.device) + dist.rank() * len(audio)
+    own = torch.arange(len(audio), device=audio.device) + distributed.rank() * len(audio)
     # bfloat16 keeps two or three digits of a logit of 20: too few for a softmax
     with torch.autocast(audio.device.type, enabled=False):
-        loss = F.cross_entropy(video @ dist.gather(audio).T / temperature, own, reduction="none")
+        loss = F.cross_entropy(video @ distributed.gather(audio).T / temperature, own, reduction="none")
         if both:
-            back = F.cross_entropy(audio @ dist.gather(video).T / temperature, own, reduction="none")
+            back = F.cross_entropy(audio @ distributed.gather(video).T / temperature, own, reduction="none")
             loss = (loss + back) / 2
     return loss
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from avcl.clip import Clip
-from avcl.dist import world_size
 from avcl.settings import Component, Count, Natural
+from avcl.utils.distributed import world_size
 
 _POSITION = torch.int16  # a grid has far fewer than 32,768 patches
 _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")

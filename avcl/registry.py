@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from avalanche.evaluation import PluginMetric
     from avalanche.logging import BaseLogger
 
-    from avcl.run import Run
+    from avcl.experiment.run import Run
     from avcl.settings import Component
 
 log = logging.getLogger(__name__)

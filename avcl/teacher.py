@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from avcl.backbones import Backbone
+from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Masks, Output
 
 if TYPE_CHECKING:
-    from avcl.learner import Learner
+    from avcl.training.learner import Learner
 
 
 class Teacher(nn.Module):

@@ -13,13 +13,13 @@ import json
 import sys
 from pathlib import Path
 
-from avcl.config import parts
-from avcl.configfile import load
+from avcl.cli.plugins import write
+from avcl.config.build import parts
+from avcl.config.files import load
 from avcl.errors import StoppedError, UserError
-from avcl.listing import write
+from avcl.experiment.run import Run
 from avcl.registry import registry
-from avcl.report import compare, comparison_csv, comparison_latex, comparison_table
-from avcl.run import Run
+from avcl.report.tables import compare, comparison_csv, comparison_latex, comparison_table
 from avcl.settings import fields
 
 BASELINES = ["finetune", "er", "mir", "derpp", "gmed", "cls-er", "lump", "esmer"]

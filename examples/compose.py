@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from avcl import CavMae, Learner, Memory, Strategy
 from avcl.backbones.weights import load_weights
-from avcl.loggers import Board
+from avcl.experiment.loggers import Board
 from avcl.metrics import LossTerms, Retrieval
 from avcl.plugins.esmer import ESMER
 from avcl.plugins.stella.plus import StellaPlus

@@ -7,7 +7,7 @@ from avalanche.training.plugins import EvaluationPlugin
 
 from avcl import CavMae, Learner, Memory
 from avcl.backbones.weights import load_weights
-from avcl.loggers import Board
+from avcl.experiment.loggers import Board
 from avcl.metrics import LossTerms, Retrieval
 from avcl.plugins.stella import Stella
 from avcl.scenarios.synthetic import Synthetic

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.losses import contrastive
 from avcl.settings import Fraction, NonNegative, Positive
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
 from avcl.teacher import Teacher, view
+from avcl.training.learner import Learner
 
 Embeddings = tuple[Tensor, Tensor]
 

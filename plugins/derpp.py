@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.settings import NonNegative
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
+from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)

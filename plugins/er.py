@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from avcl.hookspecs import hookimpl
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
 
 
 @dataclass(kw_only=True)

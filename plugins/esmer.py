@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.settings import Fraction, NonNegative, Positive
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
 from avcl.teacher import Teacher, view
+from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)

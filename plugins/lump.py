@@ -19,9 +19,9 @@ import torch
 
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.settings import Positive
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
+from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)

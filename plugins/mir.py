@@ -21,11 +21,11 @@ from torch.func import functional_call
 
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.lookahead import lookahead
 from avcl.memory import Past
 from avcl.settings import Count
-from avcl.strategies import Rehearsal, Strategy
+from avcl.strategy import Rehearsal, Strategy
+from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)

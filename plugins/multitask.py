@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from avcl.hookspecs import hookimpl
-from avcl.strategies import Strategy
+from avcl.strategy import Strategy
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from avcl.data.file_scenario import FromFiles
 from avcl.hookspecs import hookimpl
-from avcl.media.scenario import FromFiles
 from avcl.scenarios.listed import Listed
 from avcl.settings import Count
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
+from avcl.data.dataset import Source
+from avcl.data.file_scenario import ENDINGS, SPLITS, FromFiles
 from avcl.errors import nearest
 from avcl.hookspecs import hookimpl
-from avcl.media.files import Source
-from avcl.media.scenario import ENDINGS, SPLITS, FromFiles
-from avcl.streams import Split
+from avcl.scenario import Split
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from avcl.data.dataset import Files, Source
+from avcl.data.extracted import Extracted
+from avcl.data.file_scenario import ENDINGS, SPLITS, Absent, FromFiles
+from avcl.data.lists import Row, label_names, read
 from avcl.errors import BadClip, UserError, nearest
 from avcl.hookspecs import hookimpl
-from avcl.media.extracted import Extracted
-from avcl.media.files import Files, Source
-from avcl.media.readers import Row, label_names, read
-from avcl.media.scenario import ENDINGS, SPLITS, Absent, FromFiles
-from avcl.progress import counted
+from avcl.scenario import Split
 from avcl.scenarios.splits import Categories, key, read_categories
 from avcl.settings import Count
-from avcl.streams import Split
+from avcl.utils.console import counted
 
 log = logging.getLogger(__name__)
 

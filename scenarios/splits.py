@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avcl.configfile import load
+from avcl.config.files import load
 from avcl.errors import UserError, nearest
 
 KEYS = ("dataset", "complete", "orders", "tasks")

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from avcl.clip import Shape
 from avcl.hookspecs import hookimpl
+from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
 from avcl.settings import Count, Fraction, Natural, NonNegative
-from avcl.streams import Scenario, Split, augmentation
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Side = Annotated[int, Field(ge=16)]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from avcl.learner import Learner
 from avcl.memory import Memory
 from avcl.testing import Noise, small_backbone
+from avcl.training.learner import Learner
 
 torch.set_num_threads(1)
 

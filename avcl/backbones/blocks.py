@@ -4,7 +4,7 @@ import torch
 from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 
-from avcl.backbones.positions import look_up
+from avcl.backbones.pos_embed import look_up
 
 
 class Block(nn.Module):
@@ -33,9 +33,7 @@ class Stream(nn.Module):
     parameters that train and adds ``fusion_table``, which is added again before the fusion blocks.
     """
 
-    def __init__(
-        self, patch: int, heads: int, depth: int, table: Tensor, decoder_table: Tensor, *, learned: bool
-    ):
+    def __init__(self, patch: int, heads: int, depth: int, table: Tensor, decoder_table: Tensor, *, learned: bool):
         super().__init__()
         dim, decoder_dim = table.shape[1], decoder_table.shape[1]
         self.embed = nn.Linear(patch, dim)

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avcl import losses
-from avcl.backbones import Backbone
 from avcl.backbones.blocks import Block, Stream
 from avcl.backbones.hub import Pretrained
-from avcl.backbones.positions import audio_table, look_up, video_table
+from avcl.backbones.pos_embed import audio_table, look_up, video_table
+from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid, Masks, Output, Shape
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from avcl.backbones import Backbone
+from avcl.backbones.protocol import Backbone
 from avcl.errors import UserError
-from avcl.writing import aside_of
+from avcl.utils.atomic import aside_of
 
 State = Mapping[str, Tensor]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from avcl.compat import PluginMetric
 from avcl.hookspecs import hookimpl
+from avcl.metrics.loss import LossTerms
 from avcl.metrics.retrieval import Retrieval
-from avcl.metrics.speed import Speed
-from avcl.metrics.terms import LossTerms
+from avcl.metrics.throughput import Speed
 
 if TYPE_CHECKING:
-    from avcl.run import Run
+    from avcl.experiment.run import Run
 
 __all__ = ["LossTerms", "Retrieval", "Speed"]
 

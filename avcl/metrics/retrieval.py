@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from avcl.compat import MetricValue, PluginMetric
-from avcl.learner import Learner
 from avcl.metrics.continual import average, forgetting, forgetting_with_last
+from avcl.training.learner import Learner
 
 SUMMARIES = {"average": average, "forgetting": forgetting, "forgetting_with_last": forgetting_with_last}
 

@@ -42,12 +42,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from avcl.backbones.weights import load_state
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
-from avcl.plugins.samplers import Selective
-from avcl.plugins.stella import native
+from avcl.plugins.selective import Selective
 from avcl.plugins.stella.matching import Matching, partners, renamed
-from avcl.plugins.stella.philox import Use
-from avcl.plugins.stella.selection import (
+from avcl.plugins.stella.ops import native
+from avcl.plugins.stella.ops.philox import Use
+from avcl.plugins.stella.ops.selection import (
     Along,
     Cut,
     correlation,
@@ -59,7 +58,8 @@ from avcl.plugins.stella.selection import (
     select_audio,
 )
 from avcl.settings import Count, NonNegative, Positive
-from avcl.strategies import Strategy
+from avcl.strategy import Strategy
+from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)

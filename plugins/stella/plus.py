@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
-from avcl.learner import Learner
 from avcl.plugins.stella import Stella
-from avcl.strategies import Strategy
+from avcl.strategy import Strategy
+from avcl.training.learner import Learner
 
 STORED = ("audio_embedding", "video_embedding", "audio_query", "video_query")
 

@@ -1,0 +1,1 @@
+"""Third-party checkpoints as weights of avcl."""

@@ -1,0 +1,67 @@
+"""What a backbone promises: clips in, per-clip loss terms and embeddings out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from avcl.clip import Clip, Grid, Masks, Output
+from avcl.settings import Component
+
+
+class Backbone(nn.Module, Component):
+    """Base of all backbones: a keyword-only dataclass (``eq=False``) that is also a torch module.
+
+    ``dim``: width D of the embeddings · ``patch``: side of a patch in pixels and in log-mel bins ·
+    ``grid``: the full grid of patches that the positions of a clip refer to.
+    """
+
+    dim: int
+    patch: int
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        nn.Module.__init__(self)
+        Component.__post_init__(self)
+
+    @abstractmethod
+    def forward(self, clip: Clip, masks: Masks | None = None) -> Output:
+        """Loss terms and embeddings of the visible patches; draws masks from torch's own generator if none."""
+
+    @abstractmethod
+    def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
+        """Random masks for these clips, drawn on the CPU so that a seed means the same on every device."""
+
+    @abstractmethod
+    def contrast(self, audio: Tensor, video: Tensor) -> Tensor:
+        """The weighted contrastive term of each pair of embeddings (B, D), as in ``forward``: (B,)."""
+
+    @abstractmethod
+    def embed(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Unmasked embeddings ``(audio (B, D), video (B, D))`` for retrieval, not normalised."""
+
+    @abstractmethod
+    def encode(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Unmasked tokens of each modality alone ``(audio (B, A, D), video (B, V, D))``, ready for ``fuse``."""
+
+    @abstractmethod
+    def fuse(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint fusion tokens ``(audio, video)`` of encoded tokens, before the last norm."""
+
+    def tokens(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Joint fusion tokens ``(audio (B, A, D), video (B, V, D))``, before the last norm."""
+        return self.fuse(*self.encode(clip))
+
+    def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Each patch alone, ``(audio (B, A, E), video (B, V, E))``: embedded, but not yet told where it is.
+
+        The patches' own numbers for a backbone that has no such embedding.
+        """
+        return clip.audio, clip.video
+
+    def no_decay(self) -> Iterable[str]:
+        """Names of parameters that weight decay must leave alone, besides all of one dimension."""
+        return ()

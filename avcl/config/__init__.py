@@ -1,0 +1,1 @@
+"""From YAML files and ``--set`` to objects."""

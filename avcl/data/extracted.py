@@ -1,0 +1,79 @@
+"""Clips that were taken apart before: a folder of numbered pictures and a file of sound."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from avcl.data import decode
+from avcl.data.dataset import Source
+
+
+@dataclass(frozen=True)
+class Extracted(Source):
+    """Pictures at ``path``, whose last ``*`` stands for 0, 1, 2, ..., ``rate`` a second, and the sound in ``audio``."""
+
+    audio: str = ""
+    rate: float = 1.0
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The sound and the pictures, as many as follow each other."""
+        return (self.audio, *map(self._picture, range(self._count())))
+
+    @property
+    def there(self) -> bool:
+        """Whether the sound and a first picture exist."""
+        return os.path.exists(self.audio) and os.path.exists(self._picture(0))
+
+    def probe(self, until: float) -> decode.Probe:
+        """How long the pictures last at their rate, and the sound by its packets."""
+        sound = decode.probe(self.audio, until)
+        return decode.Probe(
+            video=self._count() / self.rate or None,
+            audio=sound.audio,
+            fps=self.rate,
+            rate=sound.rate,
+            channels=sound.channels,
+        )
+
+    def pictures(self, times: Sequence[float]) -> Tensor:
+        """The last picture that begins at or before each of ``times``."""
+        paths = [self._picture(int((time + decode.ROUNDING) * self.rate)) for time in times]
+        read = [decode_picture(path, path) for path in paths]
+        if len({picture.shape for picture in read}) > 1:
+            raise decode.bad(self.path, "the picture changes its size midway")
+        return torch.stack(read)
+
+    def sound(self, seconds: float) -> Tensor:
+        """The first ``seconds`` of the sound file."""
+        return decode.sound(self.audio, seconds=seconds)
+
+    def _picture(self, number: int) -> str:
+        before, _, after = self.path.rpartition("*")
+        return f"{before}{number}{after}"
+
+    def _count(self) -> int:
+        """How many pictures follow each other, found in a few looks."""
+        low, high = 0, 1
+        while os.path.exists(self._picture(high - 1)):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if os.path.exists(self._picture(middle - 1)) else (low, middle)
+        return low
+
+
+def decode_picture(file: object, name: str) -> Tensor:
+    """A picture (3, H, W) uint8 from a path or an open file; BadClip calls it ``name``."""
+    try:
+        with Image.open(file) as picture:  # type: ignore[arg-type]
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except FileNotFoundError:
+        raise decode.bad(name, "no such picture") from None
+    except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
+        raise decode.bad(name, "damaged picture") from None

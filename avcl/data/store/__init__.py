@@ -1,0 +1,1 @@
+"""Prepared stores: every clip pre-decoded once, in Arrow files."""

@@ -1,0 +1,1 @@
+"""One experiment and its folder: run, checkpoint, loggers, signals."""

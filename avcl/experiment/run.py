@@ -1,0 +1,214 @@
+"""A run: one experiment, from its parts to its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avcl.backbones.protocol import Backbone
+from avcl.backbones.weights import Weights, save_weights
+from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
+from avcl.config.build import parts
+from avcl.errors import StoppedError
+from avcl.experiment import checkpoint
+from avcl.experiment.run_folder import Folder
+from avcl.experiment.signals import Stopping
+from avcl.registry import registry
+from avcl.scenario import Scenario
+from avcl.strategy import Strategy
+from avcl.training.learner import Learner
+from avcl.utils import distributed
+
+SAVE_EVERY = 600.0
+"""Seconds between checkpoints within a task."""
+
+
+class Run:
+    """One experiment: a scenario, a backbone, one or several strategies, and a folder.
+
+    ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins) · TensorBoard events ·
+    ``results.json`` (the task matrix of every metric) and ``checkpoint.pt`` (the whole state), both written
+    after every task · ``weights.safetensors`` · ``README.md``.
+
+    ``learner``: its settings · ``weights``: what to start from, None for scratch · ``settings``: the resolved
+    configuration, for the manifest.
+    """
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario,
+        backbone: Backbone,
+        strategies: Sequence[Strategy],
+        folder: str | Path,
+        learner: Mapping[str, Any] | None = None,
+        weights: Weights | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
+        self.folder, self.seed, self.device = Folder(folder), seed, device
+        self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
+        self.initial = {} if weights is None else weights.fill(backbone)
+        self.resumed_at = -1
+
+    @classmethod
+    def from_config(cls, raw: Mapping[str, Any]) -> Run:
+        """The run that a configuration describes; SettingsError lists every mistake in it."""
+        return cls(**parts(raw))
+
+    @cached_property
+    def benchmark(self) -> CLScenario:
+        """The scenario's Avalanche streams, made when they are first needed."""
+        return self.scenario.benchmark(joint=self.joint)
+
+    @property
+    def joint(self) -> bool:
+        """Whether a strategy wants all tasks at once."""
+        return any(part.joint for part in self.strategies)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is trained on, one after the other: the tasks, or all of them at once."""
+        return ("all tasks",) if self.joint else self.scenario.task_names
+
+    def learner(self, strategies: Sequence[Strategy] | None = None, **more: Any) -> Learner:
+        """A loop over this run's backbone with its settings; the same seed makes the same loop."""
+        torch.manual_seed(self.seed)
+        return Learner(
+            backbone=self.backbone,
+            strategy=self.strategies if strategies is None else strategies,
+            initial=self.initial,
+            device=self.device,
+            seed=self.seed,
+            **self.learner_settings,
+            **more,
+        )
+
+    def train(self, resume: bool = False) -> dict[str, Any]:
+        """Train over the stream, evaluate on all tasks after each, write everything down, return the results.
+
+        ``resume`` goes on from the folder's checkpoint. A folder that holds a run is never overwritten:
+        UserError. A signal to stop is heard between two batches, and ends in StoppedError.
+        """
+        self.folder.claim(resume)
+        state = checkpoint.load(self.folder.checkpoint) if resume else None
+        if state is not None:
+            self.resumed_at = state["clock"]["train_iterations"]
+        with self._logging() as evaluator, Stopping() as stopping:
+            learner = self.learner(evaluator=evaluator)
+            if state is not None:
+                self._restore(learner, state)
+            learner.between_batches = self._save_now_and_then(stopping)
+            self.folder.write("run.json", self._manifest(learner))
+            for task in range(learner.tasks_done, len(self.parts)):
+                learner.train(self.benchmark.train_stream[task])
+                learner.eval(self.benchmark.eval_stream)
+                self.folder.write("results.json", self.results(learner))
+                self._save(learner)
+        results = self.results(learner)
+        if distributed.rank() == 0:
+            save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
+            self.folder.write_card(self.settings, results)
+        return results
+
+    def dry_run(self) -> dict[str, str]:
+        """Build everything, take one step, write nothing; says what the run would be and what it would need."""
+
+        class OneStep(BaseSGDPlugin):
+            def after_update(self, strategy: Learner, **kwargs: Any) -> None:
+                strategy.stop_training()
+
+        learner = self.learner(plugins=[OneStep()])
+        clips = [len(experience.dataset) for experience in self.benchmark.train_stream]
+        learner.train(self.benchmark.train_stream[0])
+        steps = sum(map(learner.batches_of, clips)) * learner.train_epochs // learner.accumulate
+        own = sum(p.numel() for module in learner.modules() for p in module.parameters())
+        weights = sum(p.numel() * p.element_size() for m in (learner.model, *learner.modules()) for p in m.parameters())
+        trained = sum(p.numel() * p.element_size() for p in learner.parameters())
+        backbone = sum(p.numel() for p in learner.model.parameters())
+        return {
+            "parameters": f"{backbone:,} of the backbone, {own:,} of strategies",
+            "clips": ", ".join(f"{name} {n:,}" for name, n in zip(self.parts, clips, strict=True)),
+            "steps": f"{steps:,} of {learner.train_mb_size * learner.accumulate} clips",
+            "losses": ", ".join(f"{key} {float(loss):.4g}" for key, loss in learner.losses.items()),
+            "memory": f"{_mib(weights + 3 * trained)} of weights, gradients and Adam's moments; "
+            f"{_mib(sum(part.full_bytes() for part in self.strategies))} of past clips when full; "
+            f"{_mib(learner.peak_bytes())} at the peak of this step, without replay",
+        }
+
+    def results(self, learner: Learner) -> dict[str, Any]:
+        """What is known so far, by metric; the same seed gives the same file, byte for byte."""
+        return {
+            "strategy": [part.name for part in self.strategies],
+            "scenario": self.scenario.name,
+            "seed": self.seed,
+            "tasks": list(self.scenario.task_names),
+            "tasks_done": learner.tasks_done,
+            "bad_clips": {clip.path: clip.reason for clip in self.scenario.refused} | learner.bad.reasons,
+            "metrics": {str(metric): metric.results() for metric in _lasting(learner)},
+        }
+
+    @contextmanager
+    def _logging(self) -> Any:
+        """An evaluator with every plugin's metrics and loggers; the loggers are closed whatever happens."""
+        loggers = registry().loggers(self) if distributed.rank() == 0 else []
+        try:
+            yield quiet_evaluator(*registry().metrics(self), loggers=tuple(loggers))
+        finally:
+            for logger in loggers:
+                close = getattr(logger, "close", None) or getattr(getattr(logger, "writer", None), "close", None)
+                if close:
+                    close()
+
+    def _save(self, learner: Learner) -> None:
+        state = checkpoint.capture(learner) | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
+        checkpoint.save(self.folder.checkpoint, state)
+
+    def _save_now_and_then(self, stopping: Stopping) -> Callable[[Learner], None]:
+        saved = time.monotonic()
+
+        def save(learner: Learner) -> None:
+            nonlocal saved
+            if stopping.asked or time.monotonic() - saved > SAVE_EVERY:
+                self._save(learner)
+                saved = time.monotonic()
+            if stopping.asked:
+                raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; go on with --resume")
+
+        return save
+
+    def _restore(self, learner: Learner, state: Mapping[str, Any]) -> None:
+        checkpoint.restore(learner, state)
+        for metric in _lasting(learner):
+            metric.load_state_dict(state["metrics"][str(metric)])
+
+    def _manifest(self, learner: Learner) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "seed": self.seed,
+            "device": str(learner.device),
+            "processes": distributed.world_size(),
+            "needs_boundaries": any(part.needs_boundaries for part in self.strategies),
+            "joint": self.joint,
+            "parameters": sum(p.numel() for p in learner.model.parameters()),
+            "clips": [len(experience.dataset) for experience in self.benchmark.train_stream],
+            "data": self.scenario.fingerprint,
+            "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},
+        }
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _lasting(learner: Learner) -> list[Any]:
+    """The metrics that have something for ``results.json``."""
+    return [metric for metric in learner.evaluator.metrics if hasattr(metric, "results")]

@@ -1,0 +1,100 @@
+"""A scenario makes the stream of tasks; augmentation depends on nothing but seed, epoch and clip."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import ConcatDataset, Dataset, default_collate
+
+from avcl.clip import Shape
+from avcl.compat import AvalancheDataset, CLScenario, benchmark_from_datasets
+from avcl.errors import BadClip
+from avcl.settings import Component
+
+Split = Literal["train", "eval"]
+
+_draw: contextvars.ContextVar[tuple[int, int] | None] = contextvars.ContextVar("draw", default=None)
+
+
+@contextlib.contextmanager
+def augmenting(seed: int, epoch: int) -> Iterator[None]:
+    """Within this block items are read for training: ``augmentation`` gives generators of this draw."""
+    token = _draw.set((seed, epoch))
+    try:
+        yield
+    finally:
+        _draw.reset(token)
+
+
+def augmentation(index: int) -> np.random.Generator | None:
+    """The generator for clip ``index`` in this epoch, or None outside of training.
+
+    A function of (seed, epoch, index) alone, so that neither the number of loader workers nor the order
+    of reading changes a result.
+    """
+    draw = _draw.get()
+    return None if draw is None else np.random.default_rng((*draw, index))
+
+
+class Scenario(Component):
+    """Makes the stream of tasks.
+
+    An item of its datasets is a dict: ``frames (T, 3, H, W)`` and ``mel (1, times, mels)``, float32 and
+    normalised, ``index`` (the clip's number, unique in the scenario), ``label``, ``task``. An item that
+    cannot be used raises BadClip; it is skipped and counted.
+    """
+
+    @property
+    def shape(self) -> Shape:
+        """What every clip looks like."""
+        raise NotImplementedError
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks in the order of the stream."""
+        raise NotImplementedError
+
+    def clips(self, task: int, split: Split) -> Dataset:
+        """The clips of one task."""
+        raise NotImplementedError
+
+    def pretraining_clips(self) -> Dataset | None:
+        """Clips of classes that are in no task, to start from; None where a scenario has none."""
+        return None
+
+    @property
+    def refused(self) -> list[BadClip]:
+        """Clips that were found unusable before training began, and are in no dataset."""
+        return []
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A text that changes when a clip does, for ``run.json``; None where nothing but the settings decides."""
+        return None
+
+    @property
+    def bundled_weights(self) -> Path:
+        """Where weights that come with the scenario lie: ``weights/<name>.safetensors`` beside its module."""
+        return Path(inspect.getfile(type(self))).parent / "weights" / f"{self.name}.safetensors"
+
+    def benchmark(self, joint: bool = False) -> CLScenario:
+        """Avalanche's view: ``train_stream`` and ``eval_stream``, one experience for each task.
+
+        ``joint`` makes one training experience of all tasks' clips; evaluation stays apart.
+        """
+        tasks = range(len(self.task_names))
+        train, held_out = [self.clips(task, "train") for task in tasks], [self.clips(task, "eval") for task in tasks]
+        if joint:
+            train = [ConcatDataset(train)]
+        return benchmark_from_datasets(train=list(map(as_avalanche, train)), eval=list(map(as_avalanche, held_out)))
+
+
+def as_avalanche(clips: Dataset) -> AvalancheDataset:
+    """The dataset as Avalanche's streams want it: no targets, no task labels, no transform groups."""
+    return AvalancheDataset([clips], collate_fn=default_collate)

@@ -1,0 +1,1 @@
+"""The loop: learner, update, loading, optimizer."""

@@ -1,0 +1,109 @@
+"""From a dataset of clips to batches: the resumable order, reading, collating, and the account of bad clips."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from avcl.errors import BadClip, UserError
+from avcl.scenario import augmenting
+
+
+@dataclass
+class Batches(Sampler[list[tuple[int, int]]]):
+    """The batches of one task over all its epochs, each a list of (epoch, clip number).
+
+    The order is a function of (seed, task, epoch); every process gets its own share of every epoch. Starts
+    at batch ``start``, so that a stopped run goes on where it was.
+    """
+
+    clips: int
+    batch_size: int
+    epochs: int
+    seed: int
+    task: int
+    drop_last: bool = True
+    rank: int = 0
+    world: int = 1
+    start: int = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of one epoch for this process."""
+        mine = self.clips // self.world
+        return mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.per_epoch * self.epochs - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        mine = self.clips // self.world
+        for epoch in range(self.start // max(self.per_epoch, 1), self.epochs):
+            order = np.random.default_rng((self.seed, self.task, epoch)).permutation(self.clips)
+            order = order[self.rank :: self.world][:mine].tolist()
+            for number in range(self.per_epoch):
+                if epoch * self.per_epoch + number >= self.start:
+                    part = order[number * self.batch_size : (number + 1) * self.batch_size]
+                    yield [(epoch, clip) for clip in part]
+
+
+@dataclass
+class Reader(Dataset):
+    """Reads items by (epoch, clip number), augmented if there is a ``seed``; a bad clip comes out as its error."""
+
+    clips: Any
+    seed: int | None
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, clip = key
+        draw = contextlib.nullcontext() if self.seed is None else augmenting(self.seed, epoch)
+        try:
+            with draw:
+                return self.clips[clip]
+        except BadClip as bad:
+            return bad
+
+
+@dataclass
+class Collate:
+    """A batch of the good items (None if there is none) and the list of bad ones."""
+
+    collate: Any = default_collate
+
+    def __call__(self, items: list[Any]) -> tuple[Any, list[BadClip]]:
+        """Sort the items of one batch."""
+        good = [item for item in items if not isinstance(item, BadClip)]
+        return (self.collate(good) if good else None), [item for item in items if isinstance(item, BadClip)]
+
+
+class BadClips:
+    """Counts the clips that could not be used; too many of them in one task end the run.
+
+    ``reasons``: why, by path, over the whole run.
+    """
+
+    def __init__(self, allowed_share: float):
+        self.allowed_share = allowed_share
+        self.reasons: dict[str, str] = {}
+        self._here: set[str] = set()
+
+    def enter(self, clips: int) -> None:
+        """A new dataset of so many clips begins."""
+        self._here, self._clips = set(), clips
+
+    def add(self, bad: list[BadClip]) -> list[BadClip]:
+        """Note bad clips; returns those seen for the first time. UserError when there are too many."""
+        new = [clip for clip in bad if clip.path not in self.reasons]
+        self.reasons |= {clip.path: clip.reason for clip in new}
+        self._here |= {clip.path for clip in bad}
+        if bad and len(self._here) > self.allowed_share * self._clips:
+            raise UserError(
+                f"{len(self._here)} of {self._clips} clips of a task cannot be used, more than "
+                f"learner.max_bad_share = {self.allowed_share:g} allows; the first: {bad[0]}"
+            )
+        return new

@@ -1,0 +1,1 @@
+"""What every part may use: atomic files, console, processes, seeds."""

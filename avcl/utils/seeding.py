@@ -1,0 +1,19 @@
+"""Every draw has a name: generators that do not disturb one another, whatever a method adds to the loop."""
+
+import hashlib
+
+import torch
+
+from avcl.utils import distributed
+
+NAMES = ("mask", "auxiliary", "memory", "method")
+"""Of the loop's own masks; of all masks that a strategy draws beside them, so that the loop's never change; of
+what is kept and drawn from memory; of a method's decisions, equal on all processes. Augmentation needs none: it
+is a function of seed, epoch and clip (``streams.augmentation``)."""
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """A CPU generator that is a function of seed, name and process; ``method`` is equal on all processes."""
+    rank = 0 if name == "method" else distributed.rank()
+    digest = hashlib.sha256(f"{seed}/{name}/{rank}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))

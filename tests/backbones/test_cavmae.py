@@ -1,0 +1,336 @@
+"""What must hold for CAV-MAE with any weights: sizes, settings, tables, masks, and the promises of a backbone."""
+
+import copy
+import functools
+import re
+
+import pytest
+import torch
+from einops import rearrange
+from torch.func import functional_call
+
+from avcl.backbones.cavmae import CavMae, backbones
+from avcl.backbones.pos_embed import video_table
+from avcl.clip import Clip, Grid
+from avcl.errors import SettingsError, UserError
+
+close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+
+
+def tiny(**settings):
+    torch.manual_seed(0)
+    shape = {"frames": 2, "height": 48, "width": 32, "times": 96, "mels": 64}
+    return CavMae(**{"size": "tiny", **shape, **settings})
+
+
+def random_clip(backbone, batch=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    grid, patch = backbone.grid, backbone.patch
+    frames = torch.randn(batch, grid.frames, 3, grid.rows * patch, grid.cols * patch, generator=generator)
+    mel = torch.randn(batch, 1, grid.times * patch, grid.freqs * patch, generator=generator)
+    return Clip.cut(frames, mel, patch)
+
+
+def permutations(batch, count, seed=0):
+    return torch.rand(batch, count, generator=torch.Generator().manual_seed(seed)).argsort(1)
+
+
+# --- sizes and settings -------------------------------------------------------------------------------------
+
+
+def count(backbone, trained=False):
+    return sum(p.numel() for p in backbone.parameters() if p.requires_grad or not trained)
+
+
+def test_published_parameter_counts():
+    with torch.device("meta"):
+        assert count(CavMae()) == 185_534_976
+        official = CavMae(form="cav-mae", frames=1)
+    # two of three norm pairs in each own and decoder block of the official CAV-MAE are never used
+    unused = 22 * 4 * 2 * 768 + 8 * 4 * 2 * 512
+    assert count(official) + unused == 191_036_160
+    assert count(official, trained=True) + unused == 190_129_920
+
+
+def test_small_is_a_quarter_and_tiny_under_a_million():
+    with torch.device("meta"):
+        assert 0.23 < count(CavMae(size="small")) / count(CavMae()) < 0.26
+        assert count(CavMae(size="tiny", frames=2, height=64, width=64, times=256)) < 1e6
+
+
+def test_settings_come_from_form_and_size_and_rebuild_the_same():
+    with torch.device("meta"):
+        base, published = CavMae(), CavMae(form="cav-mae", frames=1)
+        assert (base.mask_ratio, base.contrastive_weight, base.dim) == (0.8, 0.1, 768)
+        assert (published.mask_ratio, published.contrastive_weight, published.depth) == (0.75, 0.01, 11)
+        assert CavMae(mask_ratio=0.5).mask_ratio == 0.5
+        assert CavMae(**published.settings()).settings() == published.settings()
+    assert tiny().contrastive_weight == 1.0
+    assert backbones() == [CavMae]
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({"height": 50}, ["height: 50 is not a multiple of patch = 16"]),
+        ({"heads": 5}, ["heads: 5 does not divide dim = 96"]),
+        ({"decoder_heads": 3}, ["decoder_heads: 3 does not divide decoder_dim = 64"]),
+        ({"dim": 98, "heads": 2}, ["dim: 98 is not a multiple of 4, as sine-cosine tables need"]),
+        (
+            {"form": "cav-mae", "times": 100},
+            [
+                "times: 100 is not a multiple of patch = 16",
+                "frames: 2 is not allowed: the form 'cav-mae' sees 1 frame; 'stella' sees any",
+            ],
+        ),
+        ({"mask_ratio": 0.95}, ["mask_ratio: 0.95 hides all 12 video patches: one must be seen"]),
+        ({"mask_ratio": 0.0}, ["mask_ratio: 0.0 is not allowed: input should be greater than 0"]),
+        ({"size": "huge"}, ["size: 'huge' is not allowed: input should be 'tiny', 'small' or 'base'"]),
+        ({"form": "mae"}, ["form: 'mae' is not allowed: input should be 'stella' or 'cav-mae'"]),
+        ({"times": 8}, ["times: 8 is not a multiple of patch = 16"]),
+        ({"frames": 0}, ["frames: 0 is not allowed: input should be greater than 0"]),
+    ],
+)
+def test_mistakes_are_named(settings, lines):
+    with pytest.raises(SettingsError) as error:
+        tiny(**settings)
+    assert error.value.mistakes == lines
+
+
+def test_wrong_clip_is_one_line():
+    clip = random_clip(tiny(frames=4))
+    with pytest.raises(UserError, match=r"^clip: 24 video patches of 768 numbers do not fit a backbone for 12 of 768:"):
+        tiny().embed(clip)
+    with pytest.raises(UserError, match=r"^clip: 384 audio patches of 64 numbers do not fit a backbone for 24 of 256:"):
+        tiny().embed(random_clip(tiny(patch=8, times=384)))
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def test_table_names_row_column_and_frame():
+    table = rearrange(video_table(Grid(2, 3, 5, 1, 1), 8), "(t r c) d -> t r c d", t=2, r=3)
+    assert torch.equal(table[0], table[1])
+    columns, rows = table[0, :, :, :4], table[0, :, :, 4:]
+    assert torch.equal(columns, columns[:1].expand(3, -1, -1))
+    assert torch.equal(rows, rows[:, :1].expand(-1, 5, -1))
+    assert len(rearrange(table[0], "r c d -> (r c) d").unique(dim=0)) == 15
+
+
+def captured(module, run):
+    """What ``module`` was given while ``run`` ran."""
+    seen = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    run()
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("form", ["stella", "cav-mae"])
+def test_kept_patches_keep_their_place(form):
+    """A selected patch enters its blocks as it does in the whole clip: same embedding, same table row."""
+    backbone = tiny(form=form, frames=1)
+    clip = random_clip(backbone)
+    video_idx, audio_idx = permutations(3, 6)[:, :4], permutations(3, 24)[:, :9]
+    kept = clip.take(video_idx, audio_idx)
+    for stream, idx in ((backbone.video, video_idx), (backbone.audio, audio_idx)):
+        (whole,) = captured(stream.blocks[0], lambda: backbone.encode(clip))
+        (part,) = captured(stream.blocks[0], lambda: backbone.encode(kept))
+        assert torch.allclose(part, whole.gather(1, idx[..., None].expand(-1, -1, backbone.dim)), atol=1e-6)
+
+
+def test_order_of_patches_does_not_matter():
+    """Shuffled patches give shuffled tokens: every table, the second one too, follows the positions."""
+    backbone = tiny().double()
+    torch.nn.init.normal_(backbone.video.fusion_table)
+    clip = random_clip(backbone).to(torch.float64)
+    video_idx, audio_idx = permutations(3, 12), permutations(3, 24)
+    audio, video = backbone.tokens(clip)
+    shuffled_audio, shuffled_video = backbone.tokens(clip.take(video_idx, audio_idx))
+    close(shuffled_video, video.gather(1, video_idx[..., None].expand_as(video)))
+    close(shuffled_audio, audio.gather(1, audio_idx[..., None].expand_as(audio)))
+
+
+def test_decoder_sees_only_kept_positions():
+    backbone = tiny()
+    clip = random_clip(backbone)
+    kept = clip.take(permutations(3, 12)[:, :7], permutations(3, 24)[:, :15])
+    masks = backbone.draw_masks(kept)
+    audio, video = captured(backbone.decoder_blocks[0], lambda: backbone(kept, masks))
+    assert (audio.shape, video.shape) == ((3, 15, 64), (3, 7, 64))
+    at = masks.hidden(kept).video_at
+    expected = backbone.mask_tokens["video"] + backbone.video.decoder_table[at] + backbone.video.decoder_modality
+    torch.testing.assert_close(video[:, masks.video_visible :], expected)
+
+
+# --- masks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [(12, 24), (8, 15)])
+def test_seen_and_hidden_are_disjoint_and_complete(keep):
+    backbone = tiny()
+    kept = random_clip(backbone).take(permutations(3, 12)[:, : keep[0]], permutations(3, 24)[:, : keep[1]])
+    masks = backbone.draw_masks(kept)
+    seen, hidden = masks.seen(kept), masks.hidden(kept)
+    for name in ("video_at", "audio_at"):
+        together = torch.cat([getattr(seen, name), getattr(hidden, name)], dim=1)
+        assert torch.equal(together.sort(1).values, getattr(kept, name).sort(1).values)
+    assert (seen.video_at.shape[1], seen.audio_at.shape[1]) == (int(12 * 0.4), int(24 * 0.4))
+
+
+def test_published_numbers_of_visible_patches():
+    with torch.device("meta"):
+        grid, kept = CavMae(), CavMae(visible_of="kept")
+    for audio, video in ((512, 784), (256, 392)):
+        masks = grid.rank(torch.rand(1, audio), torch.rand(1, video))
+        assert (masks.audio_visible, masks.video_visible) == (102, 156)
+    masks = kept.rank(torch.rand(1, 256), torch.rand(1, 392))
+    assert (masks.audio_visible, masks.video_visible) == (51, 78)
+
+
+def test_masks_are_audio_noise_then_video_noise():
+    backbone = tiny()
+    masks = backbone.draw_masks(random_clip(backbone), torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    audio, video = torch.rand(3, 24, generator=generator), torch.rand(3, 12, generator=generator)
+    assert torch.equal(masks.audio, audio.argsort(1))
+    assert torch.equal(masks.video, video.argsort(1))
+    assert torch.equal(masks[1:].video, masks.video[1:])
+
+
+def test_nothing_left_to_reconstruct_is_one_line():
+    backbone = tiny()
+    kept = random_clip(backbone).take(permutations(3, 12)[:, :4], permutations(3, 24))
+    text = (
+        "mask_ratio: 0.6 shows 4 of 12 video patches, but a clip keeps only 4: "
+        "nothing is left to reconstruct; keep more than 1 - mask_ratio = 0.4 of them"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
+        backbone(kept)
+    backbone = tiny(visible_of="kept")
+    backbone(kept)
+    with pytest.raises(UserError, match=r"^mask_ratio: 0.6 hides all 2 video patches that a clip keeps$"):
+        backbone(kept.take(permutations(3, 4)[:, :2], permutations(3, 24)))
+
+
+# --- the promises of a backbone -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["stella", "cav-mae"])
+def test_terms_of_each_clip(form):
+    """Every term is (B,); reconstruction of a clip does not depend on the rest of the batch."""
+    backbone = tiny(form=form, frames=1).double()
+    clip = random_clip(backbone).to(torch.float64)
+    masks = backbone.draw_masks(clip)
+    output = backbone(clip, masks)
+    assert list(output.terms) == ["mae_audio", "mae_video", "contrastive"]
+    assert all(term.shape == (3,) for term in output.terms.values())
+    alone = backbone(clip[1:2], masks[1:2])
+    for term in ("mae_audio", "mae_video"):
+        close(alone.terms[term], output.terms[term][1:2])
+    close(backbone.contrast(output.audio, output.video), output.terms["contrastive"])
+
+
+def test_weights_weigh_the_terms():
+    backbone = tiny()
+    clip = random_clip(backbone)
+    masks = backbone.draw_masks(clip)
+    before = backbone(clip, masks).terms
+    backbone.mae_weight, backbone.contrastive_weight = 2.0, 0.5
+    after = backbone(clip, masks).terms
+    for term, factor in (("mae_audio", 2.0), ("mae_video", 2.0), ("contrastive", 0.5)):
+        torch.testing.assert_close(after[term], factor * before[term])
+
+
+def test_hidden_patches_do_not_reach_the_embeddings():
+    backbone = tiny()
+    clip = random_clip(backbone)
+    masks = backbone.draw_masks(clip)
+    output = backbone(clip, masks)
+    audio, video = backbone.embed(masks.seen(clip))
+    assert torch.equal(audio, output.audio)
+    assert torch.equal(video, output.video)
+
+
+@pytest.mark.parametrize("form", ["stella", "cav-mae"])
+def test_functional_call_and_gradient_of_the_clip(form):
+    """Virtual steps work, and gradients reach seen patches, and hidden ones through the targets."""
+    backbone = tiny(form=form, frames=1)
+    clip = random_clip(backbone)
+    masks = backbone.draw_masks(clip)
+    clip.video.requires_grad_()
+    clip.audio.requires_grad_()
+    parameters = {key: p.detach().clone().requires_grad_() for key, p in backbone.named_parameters()}
+    loss = functional_call(backbone, parameters, (clip, masks)).loss.mean()
+    assert torch.equal(loss, backbone(clip, masks).loss.mean())
+    loss.backward()
+    assert (clip.video.grad.abs().sum(2) > 0).all()
+    assert (clip.audio.grad.abs().sum(2) > 0).all()
+    assert all(p.grad is not None for p in parameters.values())
+    assert all(p.grad is None for p in backbone.parameters())
+    moved = {key: p.detach() - 0.1 * p.grad for key, p in parameters.items()}
+    assert functional_call(backbone, moved, (clip, masks)).loss.mean() < loss
+
+
+def test_gradient_of_the_clip_is_right():
+    """Against finite differences in one direction, targets included."""
+    backbone = tiny().double()
+    clip = random_clip(backbone, batch=2).to(torch.float64)
+    masks = backbone.draw_masks(clip)
+    clip.video.requires_grad_()
+    clip.audio.requires_grad_()
+    backbone(clip, masks).loss.sum().backward()
+    for patches in (clip.video, clip.audio):
+        direction = torch.randn_like(patches)
+        with torch.no_grad():
+            patches += 1e-5 * direction
+            above = backbone(clip, masks).loss.sum()
+            patches -= 2e-5 * direction
+            below = backbone(clip, masks).loss.sum()
+            patches += 1e-5 * direction
+        assert ((above - below) / 2e-5).item() == pytest.approx((patches.grad * direction).sum().item(), rel=1e-6)
+
+
+def test_fixed_and_learned_tables():
+    stella, published = tiny(), tiny(form="cav-mae", frames=1)
+    names = ["table", "fusion_table", "decoder_table"]
+    assert set(stella.no_decay()) == {f"{kind}.{name}" for kind in ("audio", "video") for name in names}
+    assert all(p.requires_grad for p in stella.parameters())
+    frozen = {key for key, p in published.named_parameters() if not p.requires_grad}
+    assert frozen == {f"{kind}.{name}" for kind in ("audio", "video") for name in ("table", "decoder_table")}
+
+
+def test_autocast_keeps_losses_in_single_precision():
+    backbone = tiny()
+    clip = random_clip(backbone)
+    masks = backbone.draw_masks(clip)
+    exact = backbone(clip, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = backbone(clip, masks)
+    for name, term in output.terms.items():
+        assert term.dtype == torch.float32, name
+        torch.testing.assert_close(term, exact.terms[name], rtol=0.1, atol=0.05)
+
+
+def test_seed_makes_the_weights_and_copies_are_apart():
+    backbone = tiny()
+    twin, other = tiny(), copy.deepcopy(backbone)
+    assert all(torch.equal(p, q) for p, q in zip(backbone.parameters(), twin.parameters(), strict=True))
+    with torch.no_grad():
+        other.norm.weight.zero_()
+    assert backbone.norm.weight.sum() == 96
+
+
+def test_tiny_learns_a_few_clips():
+    """Twenty steps on one batch bring the contrastive term far below chance."""
+    backbone = tiny()
+    clip = random_clip(backbone, batch=8)
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        output = backbone(clip, backbone.draw_masks(clip, generator))
+        optimizer.zero_grad()
+        output.loss.mean().backward()
+        optimizer.step()
+    audio, video = backbone.embed(clip)
+    assert backbone.contrast(audio, video).mean() < 0.25 * torch.tensor(8.0).log()

@@ -1,0 +1,50 @@
+"""`avcl doctor`: every line is true, and a plugin has its say."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from avcl.cli import doctor
+from avcl.cli.main import app
+from avcl.plugins.stella.ops import native
+from avcl.registry import registry
+
+
+def test_it_tells_versions_decoders_plugins_and_ops():
+    lines = dict(doctor.report(registry()))
+    assert lines["torch"] == torch.__version__.partition("+")[0] or lines["torch"] == torch.__version__
+    assert lines["plugin stella"].startswith("avcl.plugins.stella (avcl ")
+    assert "h264" in lines["decoders"] and lines["decoders"].startswith("libavcodec ")
+    for backend in native.backends():
+        said = lines[f"{backend.op} on {backend.device}"]
+        assert said.startswith("native" if backend.native else f"PyTorch: {backend.reason}")
+
+
+def test_the_verb_prints_it():
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 0
+    assert "sample on CPU" in done.output and "plugin cav-mae" in done.output
+
+
+@pytest.mark.parametrize(
+    ("built", "available", "expected"),
+    [
+        (None, False, "none: this torch is built without it"),
+        ("13.0", False, "13.0 in torch, but no device that it can use"),
+        ("13.0", True, "13.0: Card 0, Card 1"),
+    ],
+)
+def test_cuda_is_what_torch_says(monkeypatch, built, available, expected):
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Card {number}")
+    assert doctor._cuda() == expected
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    lines = dict(doctor.report(registry()))
+    assert lines["no-such-package"] == "not installed"
+    assert lines["decoders"].startswith("none: ")

@@ -1,0 +1,193 @@
+"""The command line: quick to answer, and a user's mistake is a line and code 2, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import avcl.experiment.pretraining
+import avcl.experiment.run
+from avcl.cli.main import app
+from avcl.errors import SettingsError, StoppedError, UserError
+
+HEAVY = {"torch", "avalanche", "numpy", "yaml", "av", "timm"}
+
+
+def avcl_command(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python code in a process of its own, after which the heavy modules that it imported are named on stderr."""
+    lines = [
+        "import atexit, sys",
+        f"atexit.register(lambda: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))",
+        code,
+    ]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "_TYPER_FORCE_DISABLE_TERMINAL": "1", **environment},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "Continual audio-video pre-training"),
+        (["train", "--help"], "--dry-run"),
+        (["pretrain", "--help"], "--out"),
+        (["--version"], f"avcl {version('avcl')}\n"),
+    ],
+)
+def test_help_and_version_import_nothing_heavy(words: list[str], said: str) -> None:
+    result = fresh(
+        f"sys.argv = ['avcl', *{words!r}]\nfrom avcl.cli.main import main\nmain()", COLUMNS="200", NO_COLOR="1"
+    )
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    assert said in result.stdout
+
+
+def test_completion_imports_nothing_heavy() -> None:
+    asked = {"_AVCL_COMPLETE": "complete_bash", "COMP_WORDS": "avcl ", "COMP_CWORD": "1"}
+    result = fresh("sys.argv = ['avcl']\nfrom avcl.cli.main import app\napp(prog_name='avcl')", **asked)
+    assert result.stderr == "[]\n"
+    assert result.stdout.split() == ["train", "pretrain", "list", "show", "doctor", "data", "weights"]
+
+
+def test_a_mistake_in_a_file_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: b: c\n")
+    code = f"sys.argv = ['avcl', 'train', {str(tmp_path / 'run.yaml')!r}]\nfrom avcl.cli.main import main\nmain()"
+    result = fresh(code)
+    assert result.returncode == 2
+    told = f"avcl: {tmp_path}/run.yaml:1:5: not valid YAML: mapping values are not allowed here"
+    assert result.stderr.splitlines() == [told, "['yaml']"]
+
+
+class Recorded:
+    """Stands in for Run: keeps what it was made from and asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.folder = Path("runs/x")
+        self.settings = {"seed": 0, "learner": {"lr": 1e-4}}
+        self.error: BaseException | None = None
+
+    def from_config(self, raw: dict[str, Any]) -> Recorded:
+        self.asked.append(raw)
+        if self.error:
+            raise self.error
+        return self
+
+    def train(self, resume: bool = False) -> dict[str, Any]:
+        self.asked.append(("train", resume))
+        measure = {"matrix": [[50.0]], "average": [50.0], "forgetting": [None]}
+        measures = {"a2v/R@1": measure, "a2v/R@10": measure}
+        return {"tasks": ["birds"], "metrics": {"retrieval": {"measures": measures}, "speed": {}}}
+
+    def dry_run(self) -> dict[str, str]:
+        self.asked.append("dry run")
+        return {"steps": "3 of 8 clips"}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    recorded = Recorded()
+    monkeypatch.setattr(avcl.experiment.run, "Run", recorded)
+    monkeypatch.setattr(
+        avcl.experiment.pretraining, "pretrain", lambda run, *how: recorded.asked.append(("pretrain", *how))
+    )
+    return recorded
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 1\nstrategy: er\n")
+    return str(path)
+
+
+def test_train_reads_the_file_then_set_then_the_options(run: Recorded, config: str) -> None:
+    words = ("--set", "seed=2", "--set", "strategy.replay=3", "--out", "there", "--device", "cpu", "--resume")
+    result = avcl_command("train", config, *words)
+    assert result.exit_code == 0, result.output
+    raw = {"seed": 2, "strategy": {"name": "er", "replay": 3}, "out": "there", "device": "cpu"}
+    assert run.asked == [raw, ("train", True)]
+    assert "a2v/R@10, percent" in result.stdout
+    assert "R@1," not in result.stdout
+    assert result.stdout.endswith("Everything is in runs/x\n")
+
+
+def test_a_dry_run_prints_a_file_that_can_be_used(run: Recorded, config: str, tmp_path: Path) -> None:
+    result = avcl_command("train", config, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert run.asked == [{"seed": 1, "strategy": "er"}, "dry run"]
+    assert result.stdout == "seed: 0\nlearner:\n  lr: 0.0001\n\n# steps: 3 of 8 clips\n"
+
+
+def test_pretrain_writes_safetensors_only(run: Recorded, config: str) -> None:
+    assert avcl_command("pretrain", config, "--out", "w.safetensors").exit_code == 0
+    assert run.asked == [{"seed": 1, "strategy": "er"}, ("pretrain", Path("w.safetensors"), False)]
+    result = avcl_command("pretrain", config, "--out", "w.pt")
+    assert result.exit_code == 2
+    assert result.stderr == "avcl: --out: 'w.pt' is not allowed: a name that ends in .safetensors is needed\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UserError("run.yaml: no such file"), 2, "avcl: run.yaml: no such file\n"),
+        (
+            SettingsError(["seed: -1 is wrong", "out: 3 is wrong"]),
+            2,
+            "avcl: seed: -1 is wrong\n      out: 3 is wrong\n",
+        ),
+        (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
+        (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
+    ],
+)
+def test_a_users_mistake_is_told_without_a_traceback(
+    run: Recorded, config: str, error: BaseException, code: int, told: str
+) -> None:
+    run.error = error
+    result = avcl_command("train", config)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", told)
+
+
+@pytest.mark.parametrize(("words", "environment"), [(["--debug"], {}), ([], {"AVCL_DEBUG": "1"})])
+def test_debug_shows_where_a_mistake_was_found(run: Recorded, config: str, words: list, environment: dict) -> None:
+    run.error = UserError("no")
+    result = CliRunner().invoke(app, [*words, "train", config], env=environment)
+    assert result.exception is run.error
+
+
+def test_a_bug_of_ours_keeps_its_traceback(run: Recorded, config: str) -> None:
+    run.error = ZeroDivisionError()
+    assert avcl_command("train", config).exception is run.error
+
+
+@pytest.mark.parametrize("words", [["trian"], ["train"], ["train", "x.yaml", "--sed", "a=1"], ["show"]])
+def test_a_wrong_command_exits_with_two(words: list[str]) -> None:
+    result = avcl_command(*words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_list_and_show_ask_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(asked=[])
+    monkeypatch.setattr("avcl.registry.registry", lambda: found)
+    monkeypatch.setattr("avcl.cli.plugins.show_all", lambda registry: registry.asked.append("all"))
+    monkeypatch.setattr("avcl.cli.plugins.show_one", lambda registry, name: registry.asked.append(name))
+    assert avcl_command("list").exit_code == 0
+    assert avcl_command("show", "er").exit_code == 0
+    assert found.asked == ["all", "er"]

@@ -1,0 +1,150 @@
+"""What `avcl list` and `avcl show` print: whole, plain and in few words."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Literal
+
+import pytest
+from rich.console import Console
+
+from avcl import Component, Strategy
+from avcl.cli import plugins as listing
+from avcl.cli.plugins import show_all, show_one
+from avcl.errors import UserError
+from avcl.registry import Plugin, Registry
+from avcl.settings import Count, Fraction
+
+
+@dataclass(kw_only=True, eq=False)
+class Store(Component):
+    capacity: Count = 5
+
+
+@dataclass(kw_only=True)
+class Replay(Strategy):
+    """Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is wide.
+
+    ``alpha``: how much.
+    """
+
+    name = "replay"
+
+    size: Count
+    alpha: Fraction = 0.5
+    mode: Literal["a", "b"] = "a"
+    betas: tuple[float, float] = (0.9, 0.99)
+    limit: Count | None = None
+    derived: Count = None  # type: ignore[assignment]
+    store: Store = field(default_factory=Store)
+
+
+@dataclass(kw_only=True)
+class Bare(Strategy):
+    name = "bare"
+
+
+@dataclass(kw_only=True)
+class Twin(Strategy):
+    """The same name."""
+
+    name = "bare"
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    paper = ModuleType("paper", "Replay: of a paper (arXiv 0000.00000).\n\nHow we differ: nothing.")
+    vars(paper).update(Count=Count, Fraction=Fraction, Literal=Literal, Store=Store)
+    monkeypatch.setitem(sys.modules, "paper", paper)
+    for cls in (Replay, Bare, Twin):
+        monkeypatch.setattr(cls, "__module__", "paper")
+    found = Registry([])
+    found.plugins = [
+        Plugin("a", "paper", "tests 1", hooks=("strategies", "loggers"), offers={"strategies": (Replay, Bare)}),
+        Plugin("b", "other.module", "tests 2", error="ImportError: " + "a long reason, " * 12 + "and its end"),
+    ]
+    return found
+
+
+def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+    show_all(registry)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "kind name what it is plugin distribution",
+        "strategy bare Replay: of a paper (arXiv 0000.00000). paper tests 1",
+        "strategy replay Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is "
+        "wide. paper tests 1",
+        "loggers a Replay: of a paper (arXiv 0000.00000). paper tests 1",
+        "",
+        "broken plugin distribution error",
+        "other.module tests 2 ImportError: " + "a long reason, " * 12 + "and its end",
+    ]
+
+
+def test_the_list_marks_two_of_one_name(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+    registry.plugins = [registry.plugins[0], Plugin("c", "twin", "tests 3", offers={"strategies": (Twin,)})]
+    show_all(registry)
+    assert capsys.readouterr().out.splitlines()[-1].strip() == (
+        "strategy 'bare' is offered twice: by paper (tests 1) and by twin (tests 3); uninstall one"
+    )
+
+
+def test_on_a_terminal_long_cells_are_folded_never_cut(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = Console(width=80, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False)
+    monkeypatch.setattr(listing, "Console", lambda **options: narrow)
+    with narrow.capture() as captured:
+        show_all(registry)
+    said = captured.get()
+    assert "…" not in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    assert "is wide." in " ".join(said.split())
+    assert "and its end" in said
+
+
+def test_show_tells_all_about_a_name(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+    show_one(registry, "replay")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "strategy replay: paper.Replay, from paper (tests 1)",
+        "",
+        "Replay: of a paper (arXiv 0000.00000).",
+        "",
+        "How we differ: nothing.",
+        "",
+        "Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is wide.",
+        "",
+        "``alpha``: how much.",
+        "",
+        "setting type default",
+        "size int > 0 required",
+        "alpha float >= 0, <= 1 0.5",
+        "mode 'a' | 'b' a",
+        "betas [float, float] [0.9, 0.99]",
+        "limit int > 0 | null null",
+        "derived int > 0 from other settings",
+        "store.capacity int > 0 5",
+        "",
+    ]
+
+
+def test_show_needs_neither_settings_nor_a_class(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+    show_one(registry, "bare")
+    assert "It has no settings." in capsys.readouterr().out
+    show_one(registry, "a")
+    assert capsys.readouterr().out.startswith("loggers a: paper, from paper (tests 1)\n\nReplay: of a paper")
+
+
+def test_show_tells_a_name_in_every_kind(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+    registry.plugins.append(Plugin("bare", "paper", "tests 4", hooks=("metrics",)))
+    show_one(registry, "bare")
+    said = capsys.readouterr().out
+    assert "strategy bare: paper.Bare, from paper (tests 1)" in said
+    assert "metrics bare: paper, from paper (tests 4)" in said
+
+
+def test_show_suggests_and_tells_of_broken_plugins(registry: Registry) -> None:
+    with pytest.raises(UserError, match=r"^unknown name 'replya'; did you mean 'replay'\?; broken plugins: other\.mod"):
+        show_one(registry, "replya")

@@ -1,0 +1,164 @@
+"""YAML and --set become nested settings; a mistake is told with its place."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avcl.config.files import dump, load
+from avcl.errors import UserError
+
+
+def read(tmp_path: Path, text: str, *sets: str) -> dict[str, Any]:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, sets)
+
+
+def mistake(tmp_path: Path, text: str, *sets: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text, *sets)
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-1E+3", -1000.0),
+        ("5.", 5.0),
+        (".5", 0.5),
+        ("12", 12),
+        ("-3", -3),
+        ("10_000", 10_000),
+        ("0x1F", 31),
+        ("0", 0),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("no", "no"),
+        ("on", "on"),
+        ("16:9", "16:9"),
+        ("2024-01-31", "2024-01-31"),
+        ("1.2.3", "1.2.3"),
+        ("e5", "e5"),
+        ("'1e-4'", "1e-4"),
+        ("[1, 1e-2, x]", [1, 0.01, "x"]),
+        ("{a: 1}", {"a": 1}),
+    ],
+)
+def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+    for tree in (read(tmp_path, f"key: {text}\n"), load(None, [f"key={text}"])):
+        assert tree == {"key": value}
+        assert type(tree["key"]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "---\n", "{}"])
+def test_an_empty_file_is_fine(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text) == {}
+    assert load() == {}
+
+
+def test_merge_keys_work_and_may_be_overridden(tmp_path: Path) -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: *a\n"
+    assert read(tmp_path, text) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: {c: 1\n", "run.yaml:3:1: not valid YAML: while parsing a flow mapping expected ',' or '}'"),
+        ("seed: a: b\n", "run.yaml:1:8: not valid YAML: mapping values are not allowed here"),
+        ("a:\n\tb: 1\n", "run.yaml:2:1: not valid YAML: while scanning for the next token found character '\\t'"),
+        ("seed: 1\na: 2\nseed: 3\n", "run.yaml:3:1: not valid YAML: the key 'seed' is given twice, first on line 1"),
+        ("a:\n  b: 1\n  b: 1\n", "run.yaml:3:3: not valid YAML: the key 'b' is given twice, first on line 2"),
+        ("? [a]\n: 1\n", "run.yaml:1:3: not valid YAML: while constructing a mapping found unhashable key"),
+        ("a: 1\n---\nb: 2\n", "run.yaml:2:1: not valid YAML: expected a single document in the stream"),
+        ("a: !!python/object:os.system x\n", "run.yaml:1:4: not valid YAML: could not determine a constructor"),
+        ("a: \x00\n", "run.yaml:1:1: not valid YAML: unacceptable character #x0000: special characters"),
+        ("- a\n", "run.yaml: ['a'] is not allowed: a mapping of settings is needed"),
+        ("er\n", "run.yaml: 'er' is not allowed: a mapping of settings is needed"),
+    ],
+)
+def test_a_mistake_is_told_with_line_and_column(tmp_path: Path, text: str, line: str) -> None:
+    told = mistake(tmp_path, text)
+    assert told.startswith(line)
+    assert "\n" not in told
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^nowhere\.yaml: no such file; give a YAML file such as examples/run\.yaml$"):
+        load("nowhere.yaml")
+    with pytest.raises(UserError, match=r": cannot be read as a text file: .*Is a directory"):
+        load(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"\x00\xff\xfe")
+    with pytest.raises(UserError, match=r"clip\.mp4: cannot be read as a text file: 'utf-8' codec"):
+        load(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("seed=3", {"seed": 3}),
+        ("scenario.tasks=2", {"scenario": {"name": "synthetic", "tasks": 2}}),
+        ("backbone.size=tiny", {"backbone": {"name": "cav-mae", "size": "tiny"}}),
+        ("strategy=er", {"strategy": "er"}),
+        ("strategy.1.alpha=0.5", {"strategy": [{"name": "er"}, {"name": "derpp", "alpha": 0.5}]}),
+        ("strategy.0.memory.capacity=9", {"strategy": [{"name": "er", "memory": {"capacity": 9}}, "derpp"]}),
+        ("strategy=[er, finetune]", {"strategy": ["er", "finetune"]}),
+        ("learner.betas=[0.9, 0.95]", {"learner": {"betas": [0.9, 0.95]}}),
+        ("learner.lr=1e-4", {"learner": {"lr": 1e-4}}),
+        ("out=", {"out": None}),
+        ("out=a=b", {"out": "a=b"}),
+    ],
+)
+def test_an_assignment_changes_one_setting(tmp_path: Path, assignment: str, expected: dict[str, Any]) -> None:
+    text = "scenario: {name: synthetic, tasks: 4}\nbackbone: cav-mae\nstrategy: [{name: er}, derpp]\n"
+    before = read(tmp_path, text)
+    assert read(tmp_path, text, assignment) == before | expected
+
+
+def test_assignments_follow_each_other(tmp_path: Path) -> None:
+    sets = ("strategy=er", "strategy.replay=4", "strategy.memory.capacity=5", "strategy.replay=6")
+    assert read(tmp_path, "strategy: derpp\n", *sets) == {
+        "strategy": {"name": "er", "replay": 6, "memory": {"capacity": 5}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignment", "line"),
+    [
+        ("seed", "--set seed: key=value is needed, as in --set learner.lr=1e-4"),
+        ("=3", "--set =3: key=value is needed, as in --set learner.lr=1e-4"),
+        ("a..b=3", "--set a..b=3: key=value is needed, as in --set learner.lr=1e-4"),
+        ("strategy.2.alpha=1", "--set strategy.2.alpha: '2' is not a place in a list of 2; the first one is 0"),
+        ("strategy.alpha=1", "--set strategy.alpha: 'alpha' is not a place in a list of 2; the first one is 0"),
+        ("seed.x=1", "--set seed.x: 7 has no settings, so 'x' cannot be set"),
+        ("seed=[1", "--set seed=[1: not valid YAML: while parsing a flow sequence expected ',' or ']', but got"),
+    ],
+)
+def test_an_assignment_that_cannot_be(tmp_path: Path, assignment: str, line: str) -> None:
+    told = mistake(tmp_path, "seed: 7\nstrategy: [er, derpp]\n", assignment)
+    assert told.startswith(line)
+    assert "\n" not in told
+
+
+# PyYAML writes these three line breaks of Unicode unescaped and reads them back as others
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029\ufeff"))
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.dictionaries(text, plain_values | st.sampled_from(["1e-4", "no", "16:9", "0x1", "<<", "~"]), max_size=4))
+def test_what_is_dumped_loads_as_it_was(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    path.write_text(dump(tree), encoding="utf-8", newline="")
+    assert load(path) == tree

@@ -1,0 +1,101 @@
+"""Batches, augmentation and bad clips: what a stream promises."""
+
+import multiprocessing
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from avcl.errors import BadClip, UserError
+from avcl.scenario import augmentation, augmenting
+from avcl.testing.toys import Noise
+from avcl.training.loading import BadClips, Batches, Collate, Reader
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_clip():
+    def draw(seed, epoch, index):
+        with augmenting(seed, epoch):
+            return augmentation(index).integers(1 << 40)
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(1, 2, 3), draw(0, 2, 3), draw(1, 0, 3), draw(1, 2, 0)}) == 4
+    assert augmentation(3) is None
+
+
+def test_every_epoch_visits_every_clip_once_in_a_new_order():
+    batches = Batches(clips=10, batch_size=3, epochs=2, seed=0, task=0, drop_last=False)
+    keys = [key for batch in batches for key in batch]
+    orders = [[clip for epoch, clip in keys if epoch == e] for e in (0, 1)]
+    assert [sorted(order) for order in orders] == [list(range(10))] * 2
+    assert orders[0] != orders[1]
+    assert len(batches) == 8 == len(list(batches))
+
+
+def test_drop_last_keeps_every_batch_full():
+    batches = list(Batches(clips=10, batch_size=4, epochs=1, seed=0, task=0))
+    assert [len(batch) for batch in batches] == [4, 4]
+
+
+@pytest.mark.parametrize("start", range(7))
+def test_a_later_start_is_the_same_stream_cut(start):
+    whole = list(Batches(clips=10, batch_size=3, epochs=2, seed=5, task=1))
+    rest = Batches(clips=10, batch_size=3, epochs=2, seed=5, task=1, start=start)
+    assert list(rest) == whole[start:]
+    assert len(rest) == len(whole) - start
+
+
+def test_processes_share_an_epoch_without_overlap_and_take_as_many_batches():
+    parts = [list(Batches(clips=11, batch_size=2, epochs=1, seed=0, task=0, rank=r, world=2)) for r in (0, 1)]
+    seen = [{clip for batch in part for _, clip in batch} for part in parts]
+    assert not seen[0] & seen[1]
+    assert len(parts[0]) == len(parts[1]) == 2
+
+
+def test_tasks_of_equal_size_are_shuffled_differently():
+    one, two = (list(Batches(clips=12, batch_size=4, epochs=1, seed=0, task=task)) for task in (0, 1))
+    assert one != two
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_do_not_depend_on_workers(workers):
+    data = Noise().clips(0, "train")
+    batches = list(Batches(clips=16, batch_size=4, epochs=2, seed=0, task=0))
+    context = {"multiprocessing_context": multiprocessing.get_context("fork")} if workers else {}
+    loader = DataLoader(Reader(data, 0), batch_sampler=batches, collate_fn=Collate(), num_workers=workers, **context)
+    sums = torch.stack([items["frames"].double().sum() for items, _ in loader])
+    read = (Collate()([Reader(data, 0)[key] for key in batch])[0] for batch in batches)
+    here = torch.stack([items["frames"].double().sum() for items in read])
+    assert torch.equal(sums, here)
+
+
+def test_training_items_differ_between_epochs_and_evaluation_items_do_not():
+    data = Noise().clips(0, "train")
+    train, eval_ = Reader(data, 0), Reader(data, None)
+    assert not torch.equal(train[0, 3]["frames"], train[1, 3]["frames"])
+    assert torch.equal(eval_[0, 3]["frames"], eval_[1, 3]["frames"])
+
+
+def test_bad_clips_are_taken_out_never_replaced():
+    data = Noise(bad=(2,)).clips(0, "train")
+    items, bad = Collate()([Reader(data, 0)[0, i] for i in (1, 2, 3)])
+    assert items["index"].tolist() == [data[1]["index"], data[3]["index"]]
+    assert [str(clip) for clip in bad] == ["train-0-2: made bad by the test"]
+    assert Collate()(bad) == (None, bad)
+
+
+def test_too_many_bad_clips_end_the_run():
+    bad = BadClips(allowed_share=0.2)
+    bad.enter(10)
+    assert len(bad.add([BadClip("a", "mute"), BadClip("b", "mute")])) == 2
+    assert bad.add([BadClip("a", "mute")]) == []
+    with pytest.raises(UserError, match=r"3 of 10 clips of a task cannot be used, more than learner.max_bad_share"):
+        bad.add([BadClip("c", "no audio stream")])
+    bad.enter(10)
+    bad.add([BadClip("d", "mute")])
+    assert list(bad.reasons) == ["a", "b", "c", "d"]
+
+
+def test_a_scenario_becomes_an_avalanche_benchmark():
+    benchmark = Noise(tasks=3).benchmark()
+    assert [len(stream) for stream in (benchmark.train_stream, benchmark.eval_stream)] == [3, 3]
+    assert set(benchmark.train_stream[1].dataset[0]) == {"frames", "mel", "index", "label", "task"}

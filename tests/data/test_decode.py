@@ -1,0 +1,266 @@
+"""Decoding: the picture of the right moment, upright; the sound in mono at 16 kHz; whatever the file is called."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+import torch
+from helpers.material import KINDS, quarters, refusal, rotate, sine, told, write_clip
+
+from avcl.data.decode import RATE, frames, probe, sound
+from avcl.errors import BadClip
+
+
+def pitch(wave):
+    """The loudest frequency in Hz, and the peak loudness."""
+    spectrum = np.abs(np.fft.rfft(wave.numpy() * np.hanning(len(wave))))
+    return spectrum.argmax() * RATE / len(wave), wave.abs().max().item()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Five seconds of a clock and a tone, one key frame at the start, frames stored out of order."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", coding={"g": "250", "bf": "3"})
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv", "webm"])
+def test_frames_are_those_shown_at_the_times(tmp_path, kind):
+    path = write_clip(tmp_path / f"clip.{kind}", **KINDS[kind])
+    # 25 frames a second: at 0.5 s the one that began at 0.48 s is shown
+    assert told(path, [0, 0.5, 1.0, 2.51, 4.9]) == [0, 0.48, 1.0, 2.48, 4.88]
+    assert told(path, [2.0, 3.0, 4.0]) == [2.0, 3.0, 4.0]  # entered in the middle
+
+
+@pytest.mark.parametrize("kind", ["flv", "ts", "mpg", "avi"])
+def test_in_older_formats_they_are_right_to_a_frame(tmp_path, kind):
+    # there the sound begins first, by what its encoder needs, and with it the file
+    path = write_clip(tmp_path / f"clip.{kind}", **KINDS[kind])
+    for times in ([0, 0.5, 1, 2.5, 4.9], [2, 3, 4], [4.5]):
+        assert np.allclose(told(path, times), times, atol=0.08)
+
+
+@pytest.mark.parametrize("keys", [10, 250])
+def test_seeking_and_reading_through_agree(tmp_path, keys):
+    path = write_clip(tmp_path / "clip.mp4", coding={"g": str(keys), "bf": "2"})
+    every = [k / 8 for k in range(40)]
+    through = frames(str(path), every)
+    for k in range(40):
+        assert torch.equal(frames(str(path), every[k : k + 1]), through[k : k + 1])
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_uneven_frames_are_found_by_their_time_stamps(tmp_path, kind):
+    stamps = [0, 0.1, 0.5, 2, 2.1, 4.9]
+    path = write_clip(tmp_path / f"clip.{kind}", times=stamps)
+    assert told(path, [0, 0.3, 0.5, 1.99, 2.05, 3, 4.95]) == [0, 0.1, 0.5, 0.5, 2, 2.1, 4.9]
+
+
+def test_before_the_first_frame_it_is_the_first(tmp_path):
+    path = write_clip(tmp_path / "late.mkv", times=[1 + k / 25 for k in range(100)])
+    assert told(path, [0, 0.9, 1.5]) == [1, 1, 1.48]
+
+
+def test_time_zero_is_the_start_of_the_file(tmp_path):
+    path = write_clip(tmp_path / "clip.ts")
+    with av.open(str(path)) as container:
+        assert container.start_time > 0
+    assert np.allclose(told(path, [0, 1]), [0, 1], atol=0.04)
+
+
+def test_colours_and_places(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", paint=quarters, size=(64, 48))
+    picture = frames(str(path), [1.0])[0]
+    assert picture.shape == (3, 48, 64)
+    assert picture.dtype == torch.uint8
+    corners = {(12, 16): (255, 0, 0), (36, 16): (0, 255, 0), (12, 48): (0, 0, 255), (36, 48): (255, 255, 255)}
+    for (row, column), colour in corners.items():
+        assert np.allclose(picture[:, row, column], colour, atol=6)
+
+
+def test_a_picture_held_sideways_is_turned_upright(tmp_path):
+    path = rotate(write_clip(tmp_path / "phone.mp4", paint=quarters, size=(64, 48)))
+    picture = frames(str(path), [0.0])[0]
+    assert picture.shape == (3, 64, 48)
+    assert np.allclose(picture[:, 16, 36], (255, 0, 0), atol=6)  # red was above on the left, is now on the right
+    assert np.allclose(picture[:, 16, 12], (0, 255, 0), atol=6)
+
+
+@pytest.mark.parametrize(("name", "pixels", "codec"), [("a.mp4", "yuv444p", "libx264"), ("a.mkv", "yuv420p", "ffv1")])
+def test_odd_sizes(tmp_path, name, pixels, codec):
+    path = write_clip(tmp_path / name, size=(127, 95), pixels=pixels, video=codec)
+    assert frames(str(path), [0.0]).shape == (1, 3, 95, 127)
+    assert told(path, [2.0]) == [2.0]
+
+
+def test_a_time_after_the_end_is_refused(clip):
+    assert told(clip, [4.99, 5.05]) == [4.96, 4.96]  # the last frame stands for a moment
+    assert refusal(frames, str(clip), [4.0, 5.5]) == "no picture at 5.5 s"
+
+
+def test_a_size_that_changes_midway_is_refused(tmp_path):
+    first = write_clip(tmp_path / "a.ts", seconds=2)
+    later = [2 + k / 25 for k in range(50)]
+    second = write_clip(tmp_path / "b.ts", times=later, size=(64, 64), audio=None)
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    assert refusal(frames, str(both), [0.5, 3.5]) == "the picture changes its size midway"
+
+
+# ---- sound -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sound_is_mono_at_16_khz(tmp_path, kind):
+    path = write_clip(tmp_path / f"clip.{kind}", **KINDS[kind])
+    wave = sound(str(path))
+    assert wave.dtype == torch.float32
+    assert abs(len(wave) - 5 * RATE) < 0.05 * RATE
+    hertz, loudness = pitch(wave[RATE : 3 * RATE])
+    assert hertz == pytest.approx(440, abs=1)
+    assert loudness == pytest.approx(0.5, abs=0.03)  # both channels alike: their average is either
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+def test_rates(tmp_path, rate):
+    path = write_clip(tmp_path / "clip.mkv", audio="flac", rate=rate, layout="mono")
+    wave = sound(str(path))
+    assert abs(len(wave) - 5 * RATE) <= 32
+    assert pitch(wave)[0] == pytest.approx(440, abs=0.5)
+
+
+def test_16_khz_mono_comes_through_untouched(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 2 * RATE).astype(np.float32)
+    path = write_clip(tmp_path / "a.mkv", seconds=2, audio="pcm_s16le", rate=RATE, layout="mono", tracks=[{0: noise}])
+    assert np.allclose(sound(str(path)), noise, atol=1 / 2**15)
+
+
+@pytest.mark.parametrize(
+    ("layout", "channel", "share"),
+    [
+        ("stereo", 0, 1 / 2),
+        ("stereo", 1, 1 / 2),
+        # centre 1, front sqrt(1/2), back 1/2, low frequencies none; divided by their sum, 2 + sqrt(2)
+        ("5.1", 0, 0.5**0.5 / (2 + 2**0.5)),
+        ("5.1", 2, 1 / (2 + 2**0.5)),
+        ("5.1", 5, 0.5 / (2 + 2**0.5)),
+    ],
+)
+def test_channels_are_averaged_by_ffmpegs_weights(tmp_path, layout, channel, share):
+    tone = sine(2, 48000, loudness=0.8)
+    path = write_clip(tmp_path / "a.mkv", seconds=2, audio="flac", rate=48000, layout=layout, tracks=[{channel: tone}])
+    assert sound(str(path))[4000:-4000].abs().max().item() == pytest.approx(0.8 * share, rel=0.01)
+
+
+def test_the_first_of_two_tracks_counts(tmp_path):
+    tracks = [{0: sine(5, 44100, 440)}, {0: sine(5, 44100, 880)}]
+    path = write_clip(tmp_path / "two.mp4", layout="mono", tracks=tracks)
+    assert pitch(sound(str(path)))[0] == pytest.approx(440, abs=1)
+
+
+def test_a_part_equals_that_part_of_the_whole(clip):
+    whole = sound(str(clip))
+    assert torch.equal(sound(str(clip), 1.5, 2.0), whole[24000:56000])
+    assert torch.equal(sound(str(clip), seconds=3.3), whole[:52800])
+    assert torch.equal(sound(str(clip), 4.0, 100.0), whole[64000:])
+    assert refusal(sound, str(clip), 7.0) == "no sound at 7.0 s"
+
+
+def test_sound_that_begins_late_has_silence_before_it(tmp_path):
+    one, late = write_clip(tmp_path / "a.ts", audio=None), tmp_path / "late.mkv"
+    with av.open(str(one)) as source, av.open(str(late), "w") as target:  # remuxed, with sound from 2 s on
+        pictures = target.add_stream_from_template(source.streams.video[0])
+        wave = target.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        begin = source.streams.video[0].start_time
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, pictures
+                target.mux(packet)
+        tone = (sine(3, RATE) * 2**15).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = RATE, 2 * RATE
+        target.mux(wave.encode(frame) + wave.encode(None))
+    heard = sound(str(late))
+    assert abs(len(heard) - 5 * RATE) < 0.1 * RATE
+    assert np.flatnonzero(heard)[0] == pytest.approx(2 * RATE, abs=0.05 * RATE)
+
+
+def test_a_format_that_changes_midway_is_followed(tmp_path):
+    first = write_clip(tmp_path / "a.ts", seconds=2, layout="stereo", rate=44100)
+    second = write_clip(tmp_path / "b.ts", seconds=2, layout="mono", rate=48000)
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    wave = sound(str(both))
+    assert abs(len(wave) - 4 * RATE) < 0.1 * RATE
+    assert pitch(wave[:30000])[0] == pytest.approx(440, abs=1)
+    assert pitch(wave[-30000:])[0] == pytest.approx(440, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_silence_is_refused(tmp_path, kind):
+    kept = KINDS[kind]
+    silent = [{0: np.zeros(5 * kept.get("rate", 44100), np.float32)}]
+    path = write_clip(tmp_path / f"mute.{kind}", tracks=silent, **kept)
+    assert refusal(sound, str(path)) == "mute"
+
+
+# ---- names, sizes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words.mp4",
+        "Käfer 鳥 🐦.mp4",
+        "x" * 251 + ".mp4",
+        "http:a.mp4",
+        "-i.mp4",
+        "frame%03d.mp4",
+        os.fsdecode(b"caf\xe9.mp4"),
+    ],
+    ids=["spaces", "unicode", "255", "colon", "dash", "percent", "latin-1"],
+)
+def test_names(tmp_path, monkeypatch, name):
+    write_clip(tmp_path / "a.mp4", seconds=1).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert probe(name).video == pytest.approx(1.0)
+    assert told(name, [0.5]) == [0.48]
+    reason = refusal(frames, name, [9.0])
+    assert reason == "no picture at 9.0 s"
+
+
+def test_a_refusal_can_be_printed_whatever_the_name():
+    with pytest.raises(BadClip) as bad:
+        probe(os.fsdecode(b"caf\xe9.mp4"))
+    assert str(bad.value).encode() == "caf\ufffd.mp4: no such file or directory".encode()
+
+
+def test_a_title_in_an_unknown_encoding_does_no_harm(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", seconds=1, title="QQQQ")
+    content = path.read_bytes()
+    assert content.count(b"QQQQ") == 1
+    path.write_bytes(content.replace(b"QQQQ", b"\xe9\xff\xfeQ"))
+    assert probe(str(path)).video == pytest.approx(1.0)
+
+
+def test_a_file_of_more_than_4_gb(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", seconds=2)
+    os.truncate(path, 5 * 2**30)  # sparse: takes no room on the disk
+    assert probe(str(path)).video == pytest.approx(2.0, abs=0.1)
+    assert told(path, [1.0]) == [1.0]
+
+
+def test_probe_reads_no_further_than_asked(tmp_path):
+    path = write_clip(tmp_path / "long.mkv", seconds=30, fps=2)
+    assert probe(str(path)).video == pytest.approx(30, abs=0.5)
+    assert 10 <= probe(str(path), until=10).video <= 12
+
+
+def test_what_a_probe_tells(tmp_path):
+    found = probe(str(write_clip(tmp_path / "a.mp4", fps=25, size=(128, 96), rate=48000)))
+    assert (found.width, found.height, found.fps, found.rate, found.channels) == (128, 96, 25.0, 48000, 2)
+    assert found.video == pytest.approx(5.0, abs=0.05)
+    assert found.audio == pytest.approx(5.0, abs=0.05)

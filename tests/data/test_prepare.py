@@ -1,0 +1,307 @@
+"""``avcl data prepare`` and ``merge``: what a store reads is what the files read, and it is whole or refused."""
+
+import json
+import logging
+import os
+import shutil
+
+import pytest
+import torch
+from helpers.material import truncate, write_clip
+from helpers.miniature import SMALL, same, videos
+from helpers.miniature import of_videos as scenario
+from typer.testing import CliRunner
+
+from avcl.cli.main import app
+from avcl.data.check import merged, prepare
+from avcl.data.file_scenario import grid_rate, is_multiple, wider
+from avcl.data.store.format import Store
+from avcl.data.store.write import keep, shard_path
+from avcl.errors import BadClip, SettingsError, UserError
+from avcl.scenario import augmenting
+from avcl.utils.console import shown, spell
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return videos(tmp_path_factory.mktemp("my videos é"))
+
+
+@pytest.fixture(scope="module")
+def lossless(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "png"
+    told = list(prepare(scenario(root), folder, codec="png", per_shard=3))
+    assert told[-1].startswith(f"{folder}: complete, 16 clips, 0.")
+    assert sorted(told[1:-1]) == [
+        f"1 of 16 clips cannot be decoded: {why}" for why in ("mute", "no audio stream", "truncated")
+    ]
+    return folder
+
+
+def read(dataset):
+    found = {}
+    for number, source in enumerate(dataset.sources):
+        try:
+            found[source.name] = dataset[number]
+        except BadClip as bad:
+            found[source.name] = (bad.path, bad.reason)
+    return found
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_lossless_store_reads_as_the_files_do(root, lossless, split, task):
+    files, stored = scenario(root), scenario("nowhere", store=str(lossless))
+    assert stored.task_names == files.task_names
+    assert [bad.reason for bad in stored.refused] == [bad.reason for bad in files.refused]
+    for epoch in (None, 0, 1):
+        parts = []
+        for dataset in (files.clips(task, split), stored.clips(task, split)):
+            if epoch is None:
+                parts.append(read(dataset))
+            else:
+                with augmenting(seed=1, epoch=epoch):
+                    parts.append(read(dataset))
+        one, other = parts
+        assert list(one) == list(other)
+        for name, item in one.items():
+            if isinstance(item, tuple):
+                assert other[name] == item
+            else:
+                assert item.keys() == other[name].keys()
+                assert all(torch.equal(torch.as_tensor(item[key]), torch.as_tensor(other[name][key])) for key in item)
+
+
+def test_the_fingerprint_is_that_of_the_files(root, lossless):
+    assert scenario("nowhere", store=str(lossless)).fingerprint == scenario(root).fingerprint
+
+
+def test_jpeg_is_smaller_and_near(root, lossless, tmp_path):
+    list(prepare(scenario(root), tmp_path / "jpeg", quality=90))
+    near, exact = (scenario("no", store=str(store)).clips(1, "train")[0] for store in (tmp_path / "jpeg", lossless))
+    assert torch.equal(near["mel"], exact["mel"])
+    assert 0 < (near["frames"] - exact["frames"]).abs().mean() < 0.2
+    sizes = [sum(s["bytes"] for s in Store(folder).facts["shards"]) for folder in (tmp_path / "jpeg", lossless)]
+    assert sizes[0] != sizes[1]
+
+
+def test_a_store_says_what_it_quarantined(lossless):
+    facts = json.loads((lossless / "store.json").read_text())
+    found = {(row["task"], row["name"]): row["reason"] for row in facts["quarantined"]}
+    assert found == {
+        ("birds", "birds/near/clip 1.mp4"): "mute",
+        ("birds", "birds/near/clip 2.mp4"): "truncated",
+        ("trains", "trains/near/clip 3.mp4"): "no audio stream",
+    }
+
+
+def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
+    def mistake(**settings):
+        with pytest.raises(SettingsError) as wrong:
+            scenario(root, **settings)
+        return str(wrong.value)
+
+    assert mistake(store="nowhere") == "store: 'nowhere' is no prepared store"
+    assert mistake(store=str(lossless), height=64, width=64) == (
+        "store: its frames are 37 x 37; 73 x 73 are needed for height and width"
+    )
+    assert mistake(store=str(lossless), seconds=5) == "store: has 2 seconds of every clip; seconds asks for 5"
+    assert mistake(store=str(lossless), frames=3) == (
+        "store: has 8 frames a second; frames and window need 24: prepare with --rate 24"
+    )
+    assert mistake(store=str(lossless), window=0.997) == (
+        "store: no rate has all moments that frames and window ask for; change them, or read the files"
+    )
+    assert mistake(store=str(lossless), eval_share=0.5) == (
+        "store: was prepared with eval_share = 0.2; 0.5 is asked for: prepare again with it"
+    )
+    with pytest.raises(UserError, match=r"scenario.store: a store is made of files"):
+        list(prepare(scenario(root, store=str(lossless)), "anywhere"))
+
+
+def test_the_rate_that_a_store_needs():
+    assert grid_rate(10.0, 4.0, 4) == 8  # as published
+    assert grid_rate(10.0, 4.0, 1) == 8
+    assert grid_rate(10.0, 1.0, 3) == 24
+    assert grid_rate(10.0, 1.0, 10) == 40
+    assert grid_rate(10.0, 10.0, 10) == 1  # there is one window
+    assert grid_rate(10.0, 10.0, 4) == 0.4
+    assert is_multiple(3.33333, grid_rate(3.0, 3.0, 10))
+    assert [is_multiple(rate, 8) for rate in (8, 16, 8 + 1e-9, 1, 4, 12, 25)] == [True] * 3 + [False] * 4
+
+
+def test_frames_off_the_usual_grid_read_alike_at_the_rate_that_is_named(root, tmp_path):
+    list(prepare(scenario(root, frames=3, order=["birds"]), tmp_path / "store", codec="png", rate=24))
+    files = scenario(root, frames=3, order=["birds"])
+    stored = scenario("nowhere", frames=3, order=["birds"], store=str(tmp_path / "store"))
+    for split in ("train", "eval"):
+        one, other = (read(each.clips(0, split)) for each in (files, stored))
+        for name, item in one.items():
+            assert (
+                item == other[name] if isinstance(item, tuple) else torch.equal(item["frames"], other[name]["frames"])
+            )
+
+
+def test_what_a_store_was_prepared_without_is_named():
+    def told(had, wanted):
+        return [line.removeprefix("store: was prepared with ") for line in wider(had, wanted)]
+
+    for name, least, more in (
+        ("gallery", "task classes", "all"),
+        ("pretraining", None, "unused"),
+        ("pretraining", "unused", "authors"),
+        ("train_per_class", 1, 2),
+        ("eval_per_class", 5, None),
+    ):
+        said = f"{name} = {least or 'null'}; {more or 'null'} is asked for: prepare again with it"
+        assert told({name: least}, {name: more}) == [said]
+        assert told({name: more}, {name: least}) == told({name: more}, {name: more}) == told({}, {name: more}) == []
+    assert told({"order": ["a", "b"]}, {"order": ["b"]}) == []
+    assert told({"order": ["a"]}, {"order": ["b", "a"]}) == ["order = [a]; [b] is asked for: prepare again with it"]
+    assert told({"train_per_class": 2}, {"train_per_class": 1, "pretraining": "authors"}) == [
+        "train_per_class = 2; 1 is asked for: prepare again with it"
+    ]
+    assert told({"split": "/there/a.yaml"}, {"split": "/here/a.yaml"}) == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "5", "null", '{"form": {"height": 3}, "shards": [], "per_shard": 1}'])
+def test_a_damaged_description_is_one_line(lossless, tmp_path, content):
+    shutil.copytree(lossless, tmp_path / "store")
+    for name in ("store.json", "plan.json"):
+        (tmp_path / "store" / name).write_text(content)
+    with pytest.raises(UserError, match=r"'.*': its store.json is damaged; remove that and prepare again$"):
+        Store(tmp_path / "store")
+    with pytest.raises(UserError, match=r"is no store in the making: it has no plan.json that can be read$"):
+        list(merged([tmp_path / "store"], tmp_path / "whole"))
+
+
+def test_parts_made_of_other_mount_points_merge(root, lossless, tmp_path):
+    shutil.copytree(root, tmp_path / "mounted elsewhere")
+    for share, place in ((1, root), (2, tmp_path / "mounted elsewhere")):
+        list(prepare(scenario(place), tmp_path / str(share), codec="png", per_shard=3, share=share, of=2))
+    assert "complete, 16 clips" in list(merged([tmp_path / "1", tmp_path / "2"], tmp_path / "whole"))[-1]
+    assert scenario("nowhere", store=str(tmp_path / "whole")).fingerprint == scenario(root).fingerprint
+    truncate(tmp_path / "mounted elsewhere" / "birds" / "near" / "clip 0.mp4", 0.5)
+    with pytest.raises(UserError, match=r"was begun for something else \(other clips\)"):
+        list(prepare(scenario(tmp_path / "mounted elsewhere"), tmp_path / "1", codec="png", per_shard=3))
+
+
+def test_lists_are_kept_and_those_outside_are_named(tmp_path, caplog):
+    long = "n" * 251 + ".csv"
+    for name in (long, "outside.csv"):
+        (tmp_path / name).write_text(name)
+    keep({long: tmp_path / long, "../outside.csv": tmp_path / "outside.csv"}, tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store" / "lists").iterdir()] == [long]
+    assert caplog.messages == [
+        f"{tmp_path / 'outside.csv'}: is outside of root, and not copied into the store; it must stay where it is"
+    ]
+
+
+def test_hugging_face_opens_it(lossless):
+    from datasets import load_from_disk
+
+    table = load_from_disk(str(lossless))
+    assert len(table) == 16
+    assert table[0]["task"] == "birds"
+
+
+def test_names_of_any_bytes(tmp_path):
+    root = tmp_path / "root"
+    for name in (b"a.mp4", b"\xff.mp4"):
+        (root / "task" / "class").mkdir(parents=True, exist_ok=True)
+        path = root / "task" / "class" / os.fsdecode(name)
+        shutil.move(write_clip(tmp_path / "clip.mp4", seconds=2, size=(64, 48)), path)
+    told = list(prepare(scenario(root), tmp_path / "store"))
+    assert "complete, 2 clips" in told[-1]
+    stored = scenario(root, store=str(tmp_path / "store"))
+    assert [len(stored.clips(0, split)) for split in ("train", "eval")] == [1, 1]
+
+
+# ---- never complete when it is not -------------------------------------------------------------------------
+
+
+def test_a_store_without_all_its_shards_is_refused(root, lossless, tmp_path):
+    folder = tmp_path / "store"
+    assert (
+        "part 1/2 is finished; 3 of 6 shards are left to other parts; `avcl data merge` joins"
+        in list(prepare(scenario(root), folder, share=1, of=2, codec="png", per_shard=3))[-1]
+    )
+    with pytest.raises(SettingsError, match="is not complete; go on with `avcl data prepare`"):
+        scenario(root, store=str(folder))
+    with pytest.raises(UserError, match=r"3 of 6 shards are missing, the first is 00001.arrow"):
+        list(merged([folder], folder))
+    list(prepare(scenario(root), tmp_path / "other", share=2, of=2, codec="png", per_shard=3))
+    assert "complete" in list(merged([folder, tmp_path / "other"], tmp_path / "whole"))[-1]
+    assert same(tmp_path / "whole", lossless)
+    shard_path(tmp_path / "whole", 4).unlink()
+    with pytest.raises(SettingsError, match=r"lacks shards/00004.arrow as it was made"):
+        scenario(root, store=str(tmp_path / "whole"))
+
+
+def test_finished_shards_are_not_made_again(root, tmp_path):
+    folder = tmp_path / "store"
+    list(prepare(scenario(root), folder, per_shard=4, share=1, of=2))
+    before = {path.name: path.stat().st_ino for path in (folder / "shards").iterdir()}
+    assert len(before) == 2
+    assert next(prepare(scenario(root), folder, per_shard=4)).startswith("8 of 16 clips in 2 of 4 shards, ")
+    after = {path.name: path.stat().st_ino for path in (folder / "shards").iterdir()}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_another_plan_is_refused(root, lossless, tmp_path):
+    with pytest.raises(UserError, match=r"was begun for something else \(codec png and jpeg, quality 0 and 90\)"):
+        list(prepare(scenario(root), lossless, per_shard=3))
+    list(prepare(scenario(root, order=["birds"]), tmp_path / "other", codec="png", per_shard=3, share=1, of=9))
+    with pytest.raises(UserError, match=r"is of another plan than .* \(clips 16 and 8, other clips\)"):
+        list(merged([lossless, tmp_path / "other"], tmp_path / "whole"))
+    with pytest.raises(UserError, match="is no store in the making"):
+        list(merged([tmp_path], tmp_path / "whole"))
+
+
+def test_a_damaged_shard_is_found(root, lossless, tmp_path):
+    list(merged([lossless], tmp_path / "copy"))
+    truncate(shard_path(tmp_path / "copy", 0), 0.7)
+    with pytest.raises(UserError, match="cannot be read"):
+        list(merged([tmp_path / "copy"], tmp_path / "copy"))
+
+
+def test_without_a_terminal_ten_lines_say_how_far_it_is(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, "avcl"):
+        assert list(shown(iter(range(95)), 95, "counting")) == list(range(95))
+        assert not caplog.messages  # what is over at once is not told
+        monkeypatch.setattr("avcl.utils.console.PAUSE", 0.0)
+        assert list(shown(iter(range(95)), 95, "counting")) == list(range(95))
+        assert list(shown(iter(()), 0, "counting")) == []
+    assert len(caplog.messages) == 10
+    assert caplog.messages[0] == "counting: 10 of 95, 0 s left"
+    assert caplog.messages[-1] == "counting: 95 of 95, 0 s left"
+    assert [spell(seconds) for seconds in (40, 720, 12_000)] == ["40 s", "12 min", "3 h 20 min"]
+
+
+def test_the_commands(root, tmp_path):
+    file = tmp_path / "mine.yaml"
+    settings = {"name": "folder", "root": str(root), "max_bad_share": 0.5, **SMALL}
+    file.write_text(json.dumps({"scenario": settings}))
+    ask = lambda *words: CliRunner().invoke(app, ["data", *map(str, words)])  # noqa: E731
+    for part in ("1/2", "2/2"):
+        out = tmp_path / part[0]
+        done = ask("prepare", file, "--out", out, "--shard", part, "--workers", 1, "--codec", "png")
+        assert done.exit_code == 0, done.output
+    done = ask("merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "whole")
+    assert done.exit_code == 0, done.output
+    assert "complete, 16 clips" in done.output
+    for words, told in (
+        (("--shard", "3/2"), "--shard: '3/2' is not allowed: I/N is needed, as in 1/8"),
+        (("--shard", "²/3"), "--shard: '²/3' is not allowed: I/N is needed, as in 1/8"),
+        (("--rate", "inf"), "--rate: inf is not allowed: 0.1 to 240 frames a second are needed"),
+        (("--rate", "nan"), "--rate: nan is not allowed: 0.1 to 240 frames a second are needed"),
+        (("--rate", "1e9"), "--rate: 1e+09 is not allowed: 0.1 to 240 frames a second are needed"),
+        (("--codec", "gif"), "--codec: 'gif' is not allowed: jpeg or png is needed"),
+    ):
+        done = ask("prepare", file, "--out", tmp_path / "x", *words)
+        assert done.exit_code == 2
+        assert told in done.output

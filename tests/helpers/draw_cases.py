@@ -1,0 +1,90 @@
+"""What the selection ops are asked, over the range of what they may be asked; and the libraries under test."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from avcl.plugins.stella.ops import native
+
+CSRC = native.FOLDER / "csrc"
+COMPILER = shutil.which((os.environ.get("CXX") or "c++").split()[0])
+
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 90), st.integers(1, 12))  # clips, chunks, patches in each
+seeds = st.integers(-(2**63), 2**63 - 1)
+kinds = st.sampled_from(["any", "zeros", "all zero", "ties", "tiny", "huge", "denormal doubles", "infinite"])
+shares = st.sampled_from([0.0, 0.3, 0.9, 1.0])
+
+
+def weights(kind: str, clips: int, patches: int) -> Tensor:
+    """Weights (clips, patches) of a kind that somebody may get wrong."""
+    some = torch.rand(clips, patches, generator=torch.Generator().manual_seed(clips * patches))
+    match kind:
+        case "zeros":
+            return some * (some > 0.5)
+        case "all zero":
+            return torch.zeros_like(some)
+        case "ties":
+            return (3 * some).floor()
+        case "tiny":
+            return some * 1e-42
+        case "huge":
+            return some * 3e38
+        case "denormal doubles":
+            return some.double() * 1e-310
+        case "infinite":  # refused by Python
+            return some.masked_fill(some > 0.7, torch.inf)
+    return some
+
+
+@st.composite
+def selections(draw):
+    """Arguments (importance, pruned, keep, chunk, cut, seed, index) of select_chunks."""
+    clips, chunks, chunk = draw(shapes)
+    patches = chunks * chunk
+    importance = weights(draw(kinds), clips, patches)
+    if draw(st.booleans()):
+        importance = importance.T.contiguous().T
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    pruned = torch.rand(clips, patches, generator=generator) < draw(shares)
+    index = torch.randint(-(2**62), 2**62, (clips,), generator=generator)
+    keep = draw(st.one_of(st.integers(0, patches), st.sampled_from([0, 1, patches])))
+    return importance, pruned, keep, chunk, draw(st.sampled_from(["neighbours", "tail"])), draw(seeds), index
+
+
+def attention(clips: int, heads: int, rows: int, keys: int, depth: int, dtype: torch.dtype = torch.float32):
+    """Queries (B, H, M, d) and keys (B, H, L, d) as they come out of a linear layer: rows of one head lie apart."""
+    generator = torch.Generator().manual_seed(rows * keys + depth)
+    query, key = (
+        torch.randn(clips, length, heads, depth, generator=generator).to(dtype).transpose(1, 2)
+        for length in (rows, keys)
+    )
+    return query, key
+
+
+def exact_importance(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """By the definition, in float64, with the full map."""
+    return (query.double() @ key.double().mT * scale).softmax(-1).mean((1, 2))
+
+
+def kernels(name: str) -> str | None:
+    """Use the kernels of one instruction set from now on: its name, None where nothing native has it."""
+    ours = any(backend.native for backend in native.backends() if backend.device == "CPU")
+    return native.instructions(name) if ours else None
+
+
+def compile_library(sources: list[Path], to: Path, *flags: str) -> Path:
+    """Compile sources of ours against torch's stable headers, as the build does."""
+    import torch.utils.cpp_extension as extension
+
+    includes = [f"-isystem{path}" for path in extension.include_paths()]
+    libraries = [f"-L{path}" for path in extension.library_paths()]
+    common = ["-shared", "-fPIC", "-std=c++20", "-ffp-contract=off", "-Wno-psabi"]
+    target = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+    command = [COMPILER, *common, target, *flags, *includes, *map(str, sources), "-o", str(to)]
+    subprocess.run([*command, *libraries, "-ltorch_cpu", "-lc10"], check=True, capture_output=True, text=True)
+    return to

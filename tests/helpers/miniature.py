@@ -1,0 +1,89 @@
+"""VGGSound, AudioSet and one's own videos in small: real lists, class names and file names, two seconds a clip."""
+
+import json
+import os
+from itertools import count
+
+import numpy as np
+
+from avcl.scenarios.folder import Folder
+from avcl.scenarios.splits import read_categories
+from helpers.material import sine, truncate, write_clip
+
+SMALL = {"frames": 2, "height": 32, "width": 32, "times": 128, "mels": 32, "window": 1.0, "seconds": 2.0}
+
+
+def place(good, path, number=None):
+    """A file like ``good`` at ``path``: a link, or with a ``number`` a copy of other bytes, in an unread MP4 box."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if number is None:
+        os.link(good, path)
+    else:
+        path.write_bytes(good.read_bytes() + (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big"))
+    return path
+
+
+def vggsound(root, good, tasks, train=2, test=1, others=False, distinct=False):
+    """``vggsound.csv`` and ``video/<id>_<seconds>.mp4``, with so many clips of every class of ``tasks``."""
+    categories, numbers, lines = read_categories("continual_vs"), count(), []
+    for task in tasks:
+        for entry in categories.tasks[task] + (categories.others[task] if others else ()):
+            for split, times in (("train", train), ("test", test)):
+                for number in (next(numbers) for _ in range(times)):
+                    video = f"-vid_{number:06d}"
+                    lines.append(f'{video},{number % 300},"{entry.name}",{split}\n')
+                    name = f"{video}_{number % 300:06d}.mp4"
+                    place(good, root / "video" / name, number if distinct else None)
+    (root / "vggsound.csv").write_text("".join(lines))
+    return root
+
+
+HEADER = """# Segments csv created Sun Mar  5 10:54:25 2017
+# num_ytids=20383, num_segs=20383, num_unique_labels=527, num_positive_labels=51804
+# YTID, start_seconds, end_seconds, positive_labels
+"""
+
+
+def audioset(root, good, tasks, train=2, test=1, distinct=False):
+    """Segment lists, label file and ``<list>/<id>_<ms>_<ms>.mp4``; every clip also has a label of no task."""
+    categories, numbers = read_categories("continual_as"), count()
+    root.mkdir(parents=True, exist_ok=True)
+    every = [entry for part in (categories.tasks, categories.others) for group in part.values() for entry in group]
+    rows = "".join(f'{place},{entry.mid},"{entry.name}"\n' for place, entry in enumerate(every))
+    (root / "class_labels_indices.csv").write_text(f'index,mid,display_name\n0,/m/09x0r,"Speech"\n{rows}')
+    for name, times in (("unbalanced_train_segments", train), ("eval_segments", test)):
+        lines = [HEADER]
+        for task in tasks:
+            for entry in categories.tasks[task]:
+                for number in (next(numbers) for _ in range(times)):
+                    video = f"Y-{number:08d}"
+                    lines.append(f'{video}, 30.000, 40.000, "/m/09x0r,{entry.mid}"\n')
+                    place(good, root / name / f"{video}_30000_40000.mp4", number if distinct else None)
+        (root / f"{name}.csv").write_text("".join(lines))
+    return root
+
+
+def videos(root):
+    """Two tasks of eight clips, three of which cannot be used: mute, cut off, without sound."""
+    for task in ("birds", "trains"):
+        for number in range(8):
+            tone = sine(2.0, 44100, 200.0 * (number + 1))
+            clip = root / task / "near" / f"clip {number}.mp4"
+            write_clip(clip, seconds=2, tracks=[{0: tone, 1: tone}], size=(96, 64))
+    write_clip(root / "birds" / "near" / "clip 1.mp4", seconds=2, tracks=[{0: np.zeros(88200, np.float32)}])
+    truncate(root / "birds" / "near" / "clip 2.mp4", 0.5)
+    write_clip(root / "trains" / "near" / "clip 3.mp4", seconds=2, audio=None)
+    return root
+
+
+def of_videos(root, **settings):
+    """The scenario of ``videos``."""
+    return Folder(root=str(root), max_bad_share=0.5, **SMALL | settings)
+
+
+def same(one, other):
+    """Whether two stores hold the same bytes, and nothing is left over in them."""
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    assert json.loads((one / "store.json").read_text()) == json.loads((other / "store.json").read_text())
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

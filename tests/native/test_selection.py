@@ -1,0 +1,398 @@
+"""STELLA's scores and draws against their definitions, literal walks and known answers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from avcl.plugins.stella.ops.philox import Use, exponential, philox, words
+from avcl.plugins.stella.ops.reference import race
+from avcl.plugins.stella.ops.selection import (
+    correlation,
+    importance,
+    leading,
+    pooled_query,
+    prune,
+    sample,
+    select_audio,
+    select_chunks,
+)
+
+
+def heads(*lengths: int, batch: int = 3, count: int = 4, width: int = 8, seed: int = 0) -> list[Tensor]:
+    torch.manual_seed(seed)
+    return [torch.randn(batch, count, length, width, dtype=torch.float64) for length in lengths]
+
+
+# ---- random numbers by counting ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ([0, 0, 0, 0], (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, (0xFFFFFFFF,) * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            (0xA4093822, 0x299F31D0),
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_gives_the_published_answers(counter, key, answer):
+    assert [int(word) for word in philox([torch.tensor(word) for word in counter], key)] == answer
+
+
+def test_a_word_depends_on_seed_use_clip_and_column_alone():
+    index = torch.tensor([5, 2**40 + 5, 7])
+    drawn = words(3, Use.VIDEO, index, 100)
+    assert torch.equal(drawn.flip(0), words(3, Use.VIDEO, index.flip(0), 100))
+    assert torch.equal(drawn[1:2, :10], words(3, Use.VIDEO, index[1:2], 10))
+    assert len(drawn.unique()) == 300
+    for other in (words(4, Use.VIDEO, index, 100), words(3 + 2**32, Use.VIDEO, index, 100)):
+        assert (other != drawn).float().mean() > 0.99
+    assert (words(3, Use.AUDIO, index, 100) != drawn).float().mean() > 0.99
+    assert words(-1, Use.VIDEO, index, 100).min() >= 0
+    assert drawn.min() >= 0 and drawn.max() < 2**32
+
+
+def test_exponential_numbers_are_the_negative_logarithm_to_the_last_digits():
+    torch.manual_seed(0)
+    drawn = torch.cat([torch.randint(2**32, (100_000,)), torch.arange(1000), 2**32 - 1 - torch.arange(1000)])
+    expected = [-math.log((2 * word + 1) * 2.0**-33) for word in drawn[-3000:].tolist()]
+    expected[-1000:] = [-math.log1p(-(2 * k + 1) * 2.0**-33) for k in range(1000)]
+    torch.testing.assert_close(
+        exponential(drawn[-3000:]), torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=0
+    )
+    found = exponential(drawn)
+    assert found.min() > 0 and found.max() < 23
+
+
+# ---- scores --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 0.05])
+def test_importance_is_the_column_mean_of_the_softmax_and_sums_to_one(temperature):
+    query, key = heads(13, 9)
+    expected = (query @ key.mT * 0.3 / temperature).softmax(-1).mean((1, 2))
+    found = importance(query, key, 0.3, temperature)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found.sum(1), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+def test_scores_carry_no_gradient_and_ignore_autocast():
+    query, key = (x.float().requires_grad_() for x in heads(13, 9))
+    exact = importance(query, key, 0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = importance(query, key, 0.3)
+    assert not exact.requires_grad
+    assert torch.equal(exact, inside)
+    assert importance(query.bfloat16(), key.bfloat16(), 0.3).dtype == torch.float32
+
+
+def test_leading_takes_the_largest_and_the_earlier_of_equals():
+    scores = torch.tensor([[0.1, 0.4, 0.1, 0.4, 0.0]])
+    assert leading(scores, 4).tolist() == [[1, 3, 0, 2]]
+
+
+def test_pooled_query_by_hand():
+    query = torch.tensor([[[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]], [[2.0, 0.0], [0.0, 2.0], [9.0, 9.0]]]])
+    weight = torch.tensor([[0.3, 0.1, 0.6]])
+    pooled = pooled_query(query, weight, torch.tensor([[1, 0]]))
+    torch.testing.assert_close(pooled, torch.tensor([[[0.75, 0.25], [1.5, 0.5]]]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_correlation_equals_the_form_with_gathered_attention_maps(temperature):
+    """As the authors compute it: weighted rows of two maps, softmax over the stacked pair, past first."""
+    now_query, past_query, key = heads(7, 7, 9)
+    now_weight, past_weight = torch.rand(3, 7).double(), torch.rand(3, 7).double()
+    now_rows, past_rows = leading(now_weight, 3), leading(past_weight, 3)
+    top = leading(torch.rand(3, 9), 5)
+
+    def answer(query: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+        attention = query @ key.mT * 0.3 / temperature
+        attention = attention.gather(2, rows[:, None, :, None].expand(-1, 4, -1, 9))
+        attention = attention.gather(3, top[:, None, None].expand(-1, 4, rows.shape[1], -1))
+        share = weight.gather(1, rows)
+        share = share / share.sum(1, keepdim=True)
+        return (attention * share[:, None, :, None]).sum(2)
+
+    pair = torch.stack([answer(past_query, past_weight, past_rows), answer(now_query, now_weight, now_rows)])
+    expected = torch.zeros(3, 9).double().scatter(1, top, pair.softmax(0)[0].mean(1))
+    found = correlation(
+        key,
+        pooled_query(past_query, past_weight, past_rows),
+        pooled_query(now_query, now_weight, now_rows),
+        top,
+        0.3,
+        temperature,
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    assert (found > 0).sum(1).tolist() == [5, 5, 5]
+
+
+# ---- draws ---------------------------------------------------------------------------------------------------
+
+
+def test_prune_keeps_certainties_and_frequencies():
+    chance = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]).expand(40_000, -1)
+    pruned = prune(chance, seed=1, use=Use.PRUNE_VIDEO, index=torch.arange(40_000))
+    share = pruned.double().mean(0)
+    assert share[0] == 0 and share[4] == 1
+    for found, p in zip(share[1:4].tolist(), (0.1, 0.5, 0.9), strict=True):
+        assert abs(found - p) < 4 * math.sqrt(p * (1 - p) / 40_000)
+
+
+def test_race_has_the_law_of_multinomial():
+    """First places, and ordered pairs of first and second, against exact probabilities and torch.multinomial."""
+    rows, weight = 60_000, torch.tensor([0.1, 0.2, 0.3, 0.4])
+    order = race(weight.expand(rows, -1), seed=11, use=Use.VIDEO, index=torch.arange(rows))
+    assert torch.equal(order.sort(1).values, torch.arange(4).expand(rows, -1))
+    torch.manual_seed(0)
+    drawn = torch.multinomial(weight.expand(rows, -1), 4)
+    for first in range(4):
+        for second in set(range(4)) - {first}:
+            p = (weight[first] * weight[second] / (1 - weight[first])).item()
+            sigma = math.sqrt(p * (1 - p) / rows)
+            ours, theirs = (((x[:, 0] == first) & (x[:, 1] == second)).double().mean().item() for x in (order, drawn))
+            assert abs(ours - p) < 4 * sigma
+            assert abs(ours - theirs) < 4 * math.sqrt(2) * sigma
+
+
+def test_sample_never_takes_a_pruned_patch_while_others_are_left():
+    torch.manual_seed(0)
+    weight, pruned = torch.rand(500, 20), torch.rand(500, 20) < 0.4
+    weight[:, ::3] = 0  # without importance is not pruned
+    index = torch.arange(500)
+    chosen = sample(weight, pruned, 6, seed=2, use=Use.VIDEO, index=index)
+    enough = (~pruned).sum(1) >= 6
+    assert enough.float().mean() > 0.9
+    assert not pruned.gather(1, chosen)[enough].any()
+    everything = sample(weight, pruned, 20, seed=2, use=Use.VIDEO, index=index)
+    ahead = pruned.gather(1, everything).long()
+    assert (ahead.diff(dim=1) >= 0).all(), "pruned ones come last"
+    last = everything[pruned.sum(1) > 1][:, -1]
+    assert len(last.unique()) > 10, "in random order"
+
+
+def test_sampling_frequencies_match_multinomial():
+    """How often each patch is among the kept ones, pruned ones set to zero."""
+    rows, keep = 40_000, 3
+    weight = torch.tensor([0.05, 0.3, 0.1, 0.25, 0.1, 0.2])
+    pruned = torch.tensor([False, False, True, False, False, False])
+    chosen = sample(
+        weight.expand(rows, -1), pruned.expand(rows, -1), keep, seed=5, use=Use.VIDEO, index=torch.arange(rows)
+    )
+    torch.manual_seed(1)
+    drawn = torch.multinomial(weight.masked_fill(pruned, 0).expand(rows, -1), keep)
+    ours, theirs = (torch.bincount(x.flatten(), minlength=6) / rows for x in (chosen, drawn))
+    assert ours[2] == theirs[2] == 0
+    p = (ours + theirs) / 2
+    assert ((ours - theirs).abs() <= 4 * (2 * p * (1 - p) / rows).sqrt()).all()
+
+
+# ---- Algorithm 1 ---------------------------------------------------------------------------------------------
+
+
+def walk(weight: Tensor, pruned: Tensor, keep: int, chunk: int, cut: str, *, seed: int, index: int) -> set[int]:
+    """The printed algorithm for one clip, literally: chunk by chunk, patch by patch."""
+    chunks = len(weight) // chunk
+    number = torch.tensor([index])
+    mean = weight.view(chunks, chunk).mean(1)[None]
+    order = race(mean, seed=seed, use=Use.AUDIO, index=number)[0].tolist()
+    coins = words(seed, Use.CUT, number, chunks)[0]
+    kept: set[int] = set()
+    taken: list[int] = []
+    for turn in order:
+        members = [p for p in range(turn * chunk, (turn + 1) * chunk) if not pruned[p]]
+        too_many = len(kept) + len(members) - keep
+        if too_many > 0:
+            before, after = turn - 1 in taken, turn + 1 in taken
+            if cut == "tail" or (before and not after):
+                head = False
+            elif after and not before:
+                head = True
+            else:
+                head = bool(coins[turn] < 2**31)
+            return kept | set(members[too_many:] if head else members[: len(members) - too_many])
+        kept |= set(members)
+        taken.append(turn)
+    return kept
+
+
+@pytest.mark.parametrize("cut", ["neighbours", "tail"])
+@pytest.mark.parametrize(("patches", "chunk", "keep", "rate"), [(64, 8, 32, 0.3), (60, 4, 17, 0.5), (12, 12, 5, 0.2)])
+def test_chunks_equal_a_literal_walk(cut, patches, chunk, keep, rate):
+    torch.manual_seed(patches)
+    weight, pruned = torch.rand(200, patches), torch.rand(200, patches) < rate
+    index = torch.randperm(10**6)[:200]
+    chosen = select_chunks(weight, pruned, keep, chunk, cut, seed=9, index=index)
+    assert chosen.shape == (200, keep)
+    for row in range(200):
+        expected = walk(weight[row], pruned[row], keep, chunk, cut, seed=9, index=int(index[row]))
+        left = int((~pruned[row]).sum())
+        assert len(expected) == min(keep, left)
+        assert set(chosen[row, : len(expected)].tolist()) == expected
+
+
+def clip_drawn(order: list[int]) -> dict:
+    """Of equal weights, a clip whose chunks are drawn in this order and whose coins show heads for even chunks."""
+    index = torch.arange(200_000)
+    coins = words(0, Use.CUT, index, len(order)) < 2**31
+    drawn = race(torch.ones(len(index), len(order)), seed=0, use=Use.AUDIO, index=index)
+    even = torch.arange(len(order)) % 2 == 0
+    fits = (drawn == torch.tensor(order)).all(1) & (coins == even).all(1)
+    return {"seed": 0, "index": index[fits][:1]}
+
+
+@pytest.mark.parametrize(
+    ("order", "cut", "expected"),
+    [
+        ([0, 1, 2, 3], "tail", [0, 1, 2, 3, 4, 5]),
+        ([0, 1, 2, 3], "neighbours", [0, 1, 2, 3, 4, 5]),  # the left neighbour was taken: the tail goes
+        ([2, 1, 0, 3], "tail", [4, 5, 8, 9, 10, 11]),
+        ([2, 1, 0, 3], "neighbours", [6, 7, 8, 9, 10, 11]),  # the right one: the head goes
+        ([1, 3, 0, 2], "tail", [4, 5, 6, 7, 12, 13]),
+        ([0, 2, 1, 3], "neighbours", [0, 1, 2, 3, 10, 11]),  # chunk 2 has none, its coin says head
+        ([1, 3, 0, 2], "neighbours", [4, 5, 6, 7, 12, 13]),  # chunk 3 has none, its coin says tail
+    ],
+)
+def test_chunks_by_hand(order, cut, expected):
+    """Four chunks of four, six to keep: the second chunk is cut in half."""
+    chosen = select_chunks(torch.ones(1, 16), torch.zeros(1, 16, dtype=torch.bool), 6, 4, cut, **clip_drawn(order))
+    assert chosen.tolist() == [expected]
+
+
+def test_a_chunk_between_two_taken_ones_is_cut_by_the_coin():
+    none = torch.zeros(1, 16, dtype=torch.bool)
+    chosen = select_chunks(torch.ones(1, 16), none, 10, 4, **clip_drawn([0, 2, 1, 3]))
+    assert chosen.tolist() == [[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]], "chunk 1's coin says tail"
+
+
+def test_pruned_patches_are_not_counted():
+    pruned = torch.zeros(1, 12, dtype=torch.bool)
+    pruned[0, [4, 6, 1]] = True
+    chosen = select_chunks(torch.ones(1, 12), pruned, 4, 4, "tail", **clip_drawn([1, 0, 2]))
+    assert chosen.tolist() == [[0, 2, 5, 7]]
+
+
+def test_too_few_survivors_are_filled_up_with_pruned_ones_in_order():
+    pruned = torch.ones(1, 12, dtype=torch.bool)
+    pruned[0, [9, 3]] = False
+    chosen = select_chunks(torch.rand(1, 12), pruned, 5, 4, seed=0, index=torch.tensor([0]))
+    assert chosen.tolist() == [[3, 9, 0, 1, 2]]
+
+
+def test_audio_chunks_run_along_the_axis_that_is_asked_for():
+    """A grid of 8 times x 4 frequencies, half to keep: whole rows, whole columns, or neither."""
+    none, index = torch.zeros(50, 32, dtype=torch.bool), torch.arange(50)
+    torch.manual_seed(0)
+    weight = torch.rand(50, 32)
+
+    def grid(along: str, chunk: int) -> Tensor:
+        chosen = select_audio(weight, none, 16, freqs=4, chunk=chunk, along=along, seed=1, index=index)
+        return torch.zeros(50, 32).scatter(1, chosen, 1.0).view(50, 8, 4)
+
+    times = grid("time", 2)
+    assert torch.equal(times, times[:, :, :1].expand(-1, -1, 4))
+    assert torch.equal(times[:, ::2], times[:, 1::2])
+    freqs = grid("frequency", 2)
+    assert torch.equal(freqs, freqs[:, :1].expand(-1, 8, -1))
+    assert torch.equal(freqs[..., ::2], freqs[..., 1::2])
+    assert len({tuple(row) for row in freqs[:, 0].tolist()}) == 2
+    free = grid("unconstrained", 2)
+    assert (free.sum((1, 2)) == 16).all()
+    assert not torch.equal(free[:, ::2], free[:, 1::2])
+
+
+def test_draws_do_not_depend_on_the_batch():
+    torch.manual_seed(0)
+    weight, pruned = torch.rand(20, 32), torch.rand(20, 32) < 0.3
+    index, order = torch.randperm(1000)[:20], torch.randperm(20)
+
+    def draws(rows: Tensor) -> list[Tensor]:
+        to = {"seed": 4, "index": index[rows]}
+        return [
+            prune(weight[rows], use=Use.PRUNE_AUDIO, **to),
+            sample(weight[rows], pruned[rows], 12, use=Use.VIDEO, **to),
+            select_audio(weight[rows], pruned[rows], 12, freqs=4, chunk=2, **to),
+        ]
+
+    whole = draws(torch.arange(20))
+    for together, alone in zip(
+        whole, zip(*(draws(torch.tensor([row])) for row in range(20)), strict=True), strict=True
+    ):
+        assert torch.equal(together, torch.cat(alone))
+    for together, shuffled in zip(whole, draws(order), strict=True):
+        assert torch.equal(together[order], shuffled)
+
+
+# ---- mistakes ------------------------------------------------------------------------------------------------
+
+ROW = torch.rand(2, 8, generator=torch.Generator().manual_seed(0))
+NONE = torch.zeros(2, 8, dtype=torch.bool)
+TO = {"seed": 0, "index": torch.arange(2)}
+HEADS = ROW.view(1, 2, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: sample(ROW - 2, NONE, 2, use=Use.VIDEO, **TO), ValueError, "importance: -1.* finite and not negative"),
+        (lambda: sample(ROW * math.nan, NONE, 2, use=Use.VIDEO, **TO), ValueError, "importance: nan is not allowed"),
+        (lambda: select_chunks(ROW * math.inf, NONE, 4, 4, **TO), ValueError, "importance: inf is not allowed"),
+        (lambda: sample(-ROW, NONE, 2, use=Use.VIDEO, **TO), ValueError, "finite and not negative"),
+        (lambda: sample(ROW.long(), NONE, 2, use=Use.VIDEO, **TO), TypeError, "importance: a float.* torch.int64"),
+        (lambda: sample(ROW[0], NONE, 2, use=Use.VIDEO, **TO), ValueError, r"shape \(8,\) with index \(2,\)"),
+        (lambda: prune(ROW + 1, use=Use.PRUNE_AUDIO, **TO), ValueError, r"correlation: 1\..* lie in \[0, 1\]"),
+        (lambda: prune(ROW * math.nan, use=Use.PRUNE_AUDIO, **TO), ValueError, "correlation: nan is not allowed; prob"),
+        (lambda: sample(ROW, NONE.long(), 2, use=Use.VIDEO, **TO), TypeError, "pruned: a bool tensor is needed"),
+        (lambda: sample(ROW, NONE[:, :4], 2, use=Use.VIDEO, **TO), ValueError, r"pruned: shape \(2, 4\) differs"),
+        (lambda: sample(ROW, NONE, 9, use=Use.VIDEO, **TO), ValueError, "keep: 9 of 8 patches"),
+        (lambda: sample(ROW, NONE, -1, use=Use.VIDEO, **TO), ValueError, "keep: -1 of 8 patches .* allowed: 0 to all"),
+        (lambda: sample(ROW, NONE, 3.0, use=Use.VIDEO, **TO), TypeError, "keep: a whole number is needed, not float"),
+        (lambda: sample(ROW, NONE, True, use=Use.VIDEO, **TO), TypeError, "keep: a whole number is needed, not bool"),
+        (lambda: sample(ROW, NONE, 2, use=77, **TO), ValueError, "use: 77 is not known; allowed: Use.PRUNE_VIDEO, "),
+        (lambda: prune(ROW, use=9, **TO), ValueError, "use: 9 is not known"),
+        (
+            lambda: prune(ROW, use=Use.PRUNE_AUDIO, seed=torch.tensor(5), index=torch.arange(2)),
+            TypeError,
+            "seed: a whole number is needed, not Tensor",
+        ),
+        (
+            lambda: sample(ROW.to(torch.float8_e5m2), NONE, 2, use=Use.VIDEO, **TO),
+            TypeError,
+            "importance: a floating-point tensor of 16, 32 or 64 bits is needed, not torch.float8_e5m2",
+        ),
+        (lambda: select_chunks(ROW, NONE, 4, 2.0, **TO), TypeError, "chunk: a whole number is needed, not float"),
+        (lambda: leading(ROW * math.nan, 2), ValueError, "importance: nan is not allowed; scores must be numbers"),
+        (lambda: importance(HEADS, HEADS, "a"), TypeError, "scale: a number is needed, not str"),
+        (lambda: importance(HEADS, HEADS, math.nan), ValueError, "scale: nan is not allowed; it must be finite"),
+        (lambda: importance(HEADS, HEADS, 1.0, math.inf), ValueError, "temperature: inf .* greater than 0, and finite"),
+        (
+            lambda: importance(HEADS, HEADS, 1.0, 1e-300),
+            ValueError,
+            "temperature: 1e-300 is too small for the scale 1.0: their ratio is infinite",
+        ),
+        (lambda: select_chunks(ROW, NONE, 4, 3, **TO), ValueError, "chunk: 3 does not divide 8 patches"),
+        (lambda: select_chunks(ROW, NONE, 4, 0, **TO), ValueError, "chunk: 0 does not divide"),
+        (lambda: select_chunks(ROW, NONE, 4, 4, "head", **TO), ValueError, "'head' .* allowed: neighbours, tail"),
+        (
+            lambda: select_audio(ROW, NONE, 4, freqs=4, chunk=2, along="pitch", **TO),
+            ValueError,
+            "along: 'pitch' is not known; allowed: time, frequency, unconstrained",
+        ),
+        (lambda: importance(*heads(3, 4), 1.0, 0.0), ValueError, "temperature: 0.0 is not allowed"),
+        (lambda: importance(*heads(3), heads(4, count=2)[0], 1.0), ValueError, "query .* and key .* must be"),
+        (
+            lambda: correlation(heads(4)[0], torch.rand(3, 4, 7), torch.rand(3, 4, 8), ROW.long(), 1.0),
+            ValueError,
+            r"pooled queries past \(3, 4, 7\)",
+        ),
+    ],
+)
+def test_mistakes_say_what_is_wrong(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
