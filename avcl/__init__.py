@@ -28,31 +28,21 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each public name lives. It is loaded on first use (PEP 562), so that `import avcl` and `avcl --help`
-# import no torch and no Avalanche; the imports above are for type checkers and editors.
-_HOME = {
-    "AvclError": "avcl.errors",
-    "Backbone": "avcl.backbones.protocol",
-    "BadClip": "avcl.errors",
-    "CavMae": "avcl.backbones.cavmae",
-    "Clip": "avcl.clip",
-    "Component": "avcl.settings",
-    "Grid": "avcl.clip",
-    "HiddenError": "avcl.errors",
-    "Learner": "avcl.training.learner",
-    "Masks": "avcl.clip",
-    "Memory": "avcl.memory",
-    "Output": "avcl.clip",
-    "PluginError": "avcl.errors",
-    "Rehearsal": "avcl.strategy",
-    "Run": "avcl.experiment.run",
-    "Scenario": "avcl.scenario",
-    "SettingsError": "avcl.errors",
-    "Shape": "avcl.clip",
-    "Strategy": "avcl.strategy",
-    "UserError": "avcl.errors",
-    "hookimpl": "avcl.hookspecs",
+# The same for Python, which loads a name on first use (PEP 562): `import avcl` and `avcl --help` import no torch.
+_HOMES = {
+    "avcl.backbones.cavmae": "CavMae",
+    "avcl.backbones.protocol": "Backbone",
+    "avcl.clip": "Clip Grid Masks Output Shape",
+    "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
+    "avcl.experiment.run": "Run",
+    "avcl.hookspecs": "hookimpl",
+    "avcl.memory": "Memory",
+    "avcl.scenario": "Scenario",
+    "avcl.settings": "Component",
+    "avcl.strategy": "Rehearsal Strategy",
+    "avcl.training.learner": "Learner",
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 

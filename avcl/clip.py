@@ -1,4 +1,4 @@
-"""A clip is a bag of patches that know where they came from; whole clips and selected ones alike."""
+"""Batches of clips as bags of patches that know their positions: whole clips and selected ones alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avcl.errors import HiddenError
 
 
 class Shape(NamedTuple):
-    """What one clip looks like before it is cut: frames of height x width pixels, times x mels of log-mel."""
+    """The size of one clip before it is cut: frames of height x width pixels, times x mels of log-mel."""
 
     frames: int
     height: int
@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     mels: int
 
     def grid(self, patch: int) -> Grid:
-        """How many patches of ``patch`` x ``patch`` fit along each axis."""
+        """The grid of patches of ``patch`` x ``patch``."""
         return Grid(self.frames, *(n // patch for n in self[1:]))
 
 
@@ -38,21 +38,21 @@ class Grid(NamedTuple):
 
     @property
     def video(self) -> int:
-        """Patches of a whole clip's frames."""
+        """Number of video patches of a whole clip."""
         return self.frames * self.rows * self.cols
 
     @property
     def audio(self) -> int:
-        """Patches of a whole clip's log-mel spectrogram."""
+        """Number of audio patches of a whole clip."""
         return self.times * self.freqs
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Which patches the encoder sees.
+    """Which patches of each clip are visible to the encoder, and which are masked and to be reconstructed.
 
     ``video (B, V)`` and ``audio (B, A)`` are permutations of a clip's patches: the first ``video_visible``
-    and ``audio_visible`` are seen, the rest are to be reconstructed.
+    and ``audio_visible`` are visible, the rest are masked.
     """
 
     video: Tensor
@@ -72,13 +72,13 @@ class Masks:
         return clip.take(self.video[:, : self.video_visible], self.audio[:, : self.audio_visible])
 
     def hidden(self, clip: Clip) -> Clip:
-        """The patches of ``clip`` that are to be reconstructed."""
+        """The masked patches of ``clip``, to be reconstructed."""
         return clip.take(self.video[:, self.video_visible :], self.audio[:, self.audio_visible :])
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a backbone says about a batch of clips.
+    """The output of a backbone for a batch of clips: loss terms and embeddings.
 
     ``terms``: loss terms by name, each (B,), already weighted; the mean of their sum is the batch's loss.
     ``video``, ``audio``: pooled embeddings (B, D), not normalised.
@@ -96,7 +96,7 @@ class Output:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A batch of B clips, each with V video patches and A audio patches.
+    """A batch of B clips, current or replayed, each with V video patches and A audio patches.
 
     ``video (B, V, p*p*3)`` pixels in the order (row, column, channel) · ``audio (B, A, p*p)`` in the order
     (time, mel) · ``video_at (B, V)``, ``audio_at (B, A)`` long positions on the full grid · ``index (B,)``
@@ -141,7 +141,7 @@ class Clip:
         """
         for name, sides in (("frames", frames.shape[-2:]), ("mel", mel.shape[-2:])):
             if any(side % patch for side in sides):
-                raise ValueError(f"{name}: sides {tuple(sides)} must be multiples of the patch size {patch}")
+                raise ValueError(f"{name}: invalid sides {tuple(sides)}: must be multiples of patch = {patch}")
         video = rearrange(frames, "b t c (r p) (k q) -> b (t r k) (p q c)", p=patch, q=patch)
         audio = rearrange(mel, "b 1 (t p) (f q) -> b (t f) (p q)", p=patch, q=patch)
         batch, device = len(video), video.device
@@ -156,7 +156,7 @@ class Clip:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that is not hidden, by field name."""
+        """The tensors that are not hidden, by field name."""
         return {f.name: self.__dict__[f.name] for f in dataclasses.fields(self) if f.name in self.__dict__}
 
     def masked(self) -> Clip:
@@ -164,7 +164,7 @@ class Clip:
         return dataclasses.replace(self, label=None, task=None)  # type: ignore[arg-type]
 
     def take(self, video_idx: Tensor, audio_idx: Tensor) -> Clip:
-        """Only the patches at ``video_idx (B, V')`` and ``audio_idx (B, A')``, indices into this clip's own."""
+        """Select the patches at ``video_idx (B, V')`` and ``audio_idx (B, A')``, indices into this clip's own."""
         return self._replace(
             video=_rows(self.video, video_idx),
             audio=_rows(self.audio, audio_idx),
@@ -172,8 +172,13 @@ class Clip:
             audio_at=self.audio_at.gather(1, audio_idx),
         )
 
+    def sample(self, video: int, audio: int, generator: torch.Generator) -> Clip:
+        """A random subset of each clip's patches: ``video`` and ``audio`` of them, in the order of their place."""
+        drawn = random_positions(self.video_at, video, generator), random_positions(self.audio_at, audio, generator)
+        return self.take(*drawn)
+
     def to(self, *args: Any, **kwargs: Any) -> Clip:
-        """Move, or cast the patches, as ``Tensor.to`` does; positions, index, label and task stay integers."""
+        """Move the tensors, or cast the patches, as ``Tensor.to``; positions, index, label and task stay integers."""
         moved = {key: value.to(*args, **kwargs) for key, value in self.tensors().items()}
         for key in moved.keys() - {"video", "audio"}:
             moved[key] = moved[key].long()
@@ -183,7 +188,7 @@ class Clip:
         return Clip(**{key: value[rows] for key, value in self.tensors().items()})
 
     def __add__(self, other: Clip) -> Clip:
-        """These clips, then the others. What is hidden in either is hidden in the sum."""
+        """Concatenate two batches. What is hidden in either is hidden in the sum."""
         mine, theirs = self.tensors(), other.tensors()
         for side in ("video", "audio"):
             if mine[side].shape[1:] != theirs[side].shape[1:]:
@@ -208,3 +213,8 @@ def _rows(patches: Tensor, index: Tensor) -> Tensor:
     first = patches.shape[1] * torch.arange(len(patches), device=index.device)
     chosen = patches.flatten(0, 1).index_select(0, (index + first[:, None]).flatten())
     return chosen.unflatten(0, index.shape)
+
+
+def random_positions(at: Tensor, keep: int, generator: torch.Generator) -> Tensor:
+    """``keep`` of the places of ``at (B, L)``, uniformly for each row, ascending: (B, keep)."""
+    return torch.rand(at.shape, generator=generator).argsort(1)[:, :keep].sort(1).values.to(at.device)

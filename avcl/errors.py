@@ -1,4 +1,4 @@
-"""What goes wrong, said in one line: where, what, what is allowed or nearest, what to do."""
+"""Errors of one line: where, what, what is allowed or nearest, what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -19,13 +19,17 @@ class SettingsError(UserError, ValueError):
         self.mistakes = list(mistakes)
         super().__init__("\n".join(self.mistakes))
 
+    def under(self, where: str) -> "SettingsError":
+        """The same mistakes with ``where`` in front of their keys."""
+        return SettingsError(f"{where}.{line}" for line in self.mistakes) if where else self
+
 
 class PluginError(UserError):
     """A plugin that cannot be loaded, or two plugins that contradict each other."""
 
 
 class StoppedError(AvclError):
-    """A run was told to stop, and has saved all it needs to go on."""
+    """A run was stopped by a signal, and has saved all it needs to resume."""
 
 
 class HiddenError(AvclError, AttributeError):

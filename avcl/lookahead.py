@@ -1,4 +1,4 @@
-"""Lookahead: the backbone as the next optimizer step would leave it, without taking the step."""
+"""Virtual steps: the backbone's parameters after the next optimizer step, without taking it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from avcl.training.learner import Learner
 
 
-def lookahead(learner: Learner, clip: Clip) -> dict[str, Tensor]:
-    """The backbone's parameters, by name, after a step on the mean loss of ``clip`` alone.
+def virtual_step(learner: Learner, clip: Clip) -> dict[str, Tensor]:
+    """The backbone's parameters, by name, after a virtual step on the mean loss of ``clip`` alone.
 
-    For ``torch.func.functional_call(learner.backbone, lookahead(learner, clip), (clip, masks))``. A copy of
+    For ``torch.func.functional_call(learner.backbone, virtual_step(learner, clip), (clip, masks))``. A copy of
     the optimizer takes the step on copies of the weights: whatever optimizer it is, with its moments, its
-    current rate and its decay of each group, the result is the real step's to the last bit, and neither
+    learning rate and weight decay of each group, the result is the real step's to the last bit, and neither
     weights, nor gradients, nor the optimizer's state are touched. Gradients are clipped as the learner
     clips them. They are this process's own, without those that wait from earlier batches.
 
@@ -38,18 +38,18 @@ def lookahead(learner: Learner, clip: Clip) -> dict[str, Tensor]:
     twin = copy.deepcopy(optimizer, copies)
     for parameter, gradient in zip(trained, found, strict=True):
         copies[id(parameter)].grad = gradient
-    if learner.clip_norm is not None:
-        nn.utils.clip_grad_norm_([copies[id(parameter)] for parameter in trained], learner.clip_norm)
+    if learner.update.clip_norm is not None:
+        nn.utils.clip_grad_norm_([copies[id(parameter)] for parameter in trained], learner.update.clip_norm)
     twin.step()
     return {names[parameter]: copies[id(parameter)].detach() for parameter in trained}
 
 
 def gradients(learner: Learner, loss: Tensor, of: Sequence[Tensor]) -> list[Tensor | None] | None:
-    """The derivatives of ``loss`` by each tensor (None for one that has no part in it); no ``.grad`` changes.
+    """Gradients of ``loss`` with respect to each tensor (None for an unused one); no ``.grad`` changes.
 
     In fp16 the loss is scaled on the way, as the learner's own is. None where that overflowed.
     """
-    scaler = learner.scaler
+    scaler = learner.update.scaler
     found: list[Tensor | None] = list(torch.autograd.grad(scaler.scale(loss), of, allow_unused=True))
     if not scaler.is_enabled():
         return found

@@ -1,4 +1,4 @@
-"""The equations of audio-video masked pre-training as pure functions; every one gives each clip its own loss."""
+"""The losses of audio-video masked pre-training as pure functions; each returns one value per clip."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from avcl.utils import distributed
 
 
 def contrastive(audio: Tensor, video: Tensor, temperature: float, *, both: bool = True) -> Tensor:
-    """InfoNCE between paired embeddings ``audio (B, D)`` and ``video (B, D)``: (B,).
+    """Contrastive loss (InfoNCE) between paired embeddings ``audio (B, D)`` and ``video (B, D)``: (B,).
 
     With a_i, v_i the embeddings at unit length, t the temperature and j over the clips of every process::
 
@@ -34,9 +34,9 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def reconstruction(predicted: Tensor, patches: Tensor) -> Tensor:
-    """Squared error of hidden patches, ``predicted`` against ``patches``, both (B, N, P): (B,).
+    """Masked reconstruction loss: squared error of ``predicted`` against masked ``patches``, both (B, N, P): (B,).
 
-    Every true patch x is first brought to mean 0 and variance 1, as in masked autoencoders (arXiv
+    Every target patch x is first normalised to mean 0 and variance 1, as in masked autoencoders (arXiv
     2111.06377, section 4.1), with the unbiased variance::
 
         y = (x - mean(x)) / sqrt(var(x) + 1e-6),   l = mean over N and P of (predicted - y)^2

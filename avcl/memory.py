@@ -1,4 +1,4 @@
-"""Past clips: a reservoir (Vitter's algorithm R) of clips and of whatever is stored beside them."""
+"""The replay buffer: reservoir sampling (Vitter's algorithm R) of clips and of whatever is stored beside them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from avcl.clip import Clip
-from avcl.settings import Component, Count, Natural
+from avcl.settings import Component
 from avcl.utils.distributed import world_size
 
 _POSITION = torch.int16  # a grid has far fewer than 32,768 patches
@@ -19,7 +20,7 @@ _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
 
 @dataclass(frozen=True)
 class Past:
-    """Clips drawn from memory: their ``slots (R,)``, the ``clip`` of R rows, and what was stored beside them."""
+    """Replayed clips: their ``slots (R,)``, the ``clip`` of R rows, and what was stored beside them."""
 
     slots: Tensor
     clip: Clip
@@ -36,19 +37,20 @@ class Past:
 
 @dataclass(kw_only=True, eq=False)
 class Memory(Component):
-    """A uniform sample of all clips offered so far (J. S. Vitter, 1985), kept on the CPU as it was offered.
+    """Replay buffer: a uniform sample of all clips offered so far, by reservoir sampling, kept on the CPU.
 
-    ``capacity``: clips over all processes; each process holds ``capacity // world_size`` of its own ·
-    ``budget_bytes``: if given, as many clips as fit into so many bytes instead · ``dtype``: of everything
-    that is not an integer.
+    J. S. Vitter, *Random sampling with a reservoir*, 1985. Each offered clip, in order: while there is room it
+    takes the next slot; afterwards it draws one of ``seen + 1`` numbers and overwrites that slot if there is one.
+    Every clip stays with probability ``capacity / seen`` exactly.
 
-    Each offered clip, in order: while there is room it takes the next slot; afterwards it draws one of
-    ``seen + 1`` numbers and overwrites that slot if there is one. Every clip stays with probability
-    ``capacity / seen`` exactly.
+    Args:
+        capacity: Clips over all processes; each holds ``capacity // world_size`` of its own.
+        budget_bytes: Instead of capacity, as many clips as fit into so many bytes; null for capacity.
+        dtype: Precision in which patches, embeddings and scores are stored.
     """
 
-    capacity: Natural = 2000
-    budget_bytes: Count | None = None
+    capacity: NonNegativeInt = 2000
+    budget_bytes: PositiveInt | None = None
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
 
     def open(self, generator: torch.Generator, capacity: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -16,7 +17,7 @@ import pluggy
 
 import avcl
 from avcl import hookspecs, settings
-from avcl.errors import PluginError, UserError, nearest
+from avcl.errors import BadClip, PluginError, StoppedError, UserError, nearest
 
 if TYPE_CHECKING:
     from avalanche.evaluation import PluginMetric
@@ -50,7 +51,7 @@ class Registry:
     """Everything that the given entry points offer, in their order; those of the group ``avcl`` by default."""
 
     def __init__(self, points: Iterable[EntryPoint] | None = None):
-        self._hooks = _manager()
+        self._hooks: dict[str, pluggy.PluginManager] = {}  # of each plugin that works, by its module
         self.plugins = [self._load(point) for point in (_installed() if points is None else points)]
 
     @property
@@ -87,16 +88,52 @@ class Registry:
         return f"{KINDS[kind].lower()} {name!r} is offered twice: by {sides}; uninstall one"
 
     def metrics(self, run: Run) -> list[PluginMetric]:
-        """The metrics of all plugins for this run."""
-        return [metric for made in self._hooks.hook.metrics(run=run) for metric in made]
+        """The metrics of all plugins for this run; PluginError names a plugin whose hook fails."""
+        from avcl.compat import PluginMetric
+
+        return self._made("metrics", PluginMetric, run=run)
 
     def loggers(self, run: Run) -> list[BaseLogger]:
-        """The loggers of all plugins for this run."""
-        return [logger for made in self._hooks.hook.loggers(run=run) for logger in made]
+        """The loggers of all plugins for this run; PluginError names a plugin whose hook fails."""
+        from avcl.compat import BaseLogger
+
+        return self._made("loggers", BaseLogger, run=run)
 
     def doctor(self) -> list[tuple[str, str]]:
-        """What plugins say about how they run on this machine."""
-        return [line for said in self._hooks.hook.doctor() for line in said]
+        """What plugins say about how they run on this machine; one whose hook fails is a line itself."""
+        lines: list[tuple[str, str]] = []
+        for plugin in self._that_implement("doctor"):
+            try:
+                lines += self._ask(plugin, "doctor")
+            except PluginError as error:
+                lines.append((f"plugin {plugin.name}", f"broken: {error}"))
+        return lines
+
+    def origin(self, component: Any) -> str:
+        """``"calm 0.1, module calm"``: the distribution that brings an object's class, if one does, and its module."""
+        cls = type(component)
+        brings = [p for p in self.plugins if any(cls in classes for classes in p.offers.values())]
+        brings += [p for p in self.plugins if f"{cls.__module__}.".startswith(f"{p.module}.")]
+        return f"{brings[0].distribution if brings else f'class {cls.__qualname__}'}, module {cls.__module__}"
+
+    def _made(self, hook: str, base: type[Any], **kwargs: Any) -> list[Any]:
+        """What all plugins make, each of it a ``base``; in the order of pluggy, the last registered first."""
+        found = []
+        for plugin in self._that_implement(hook):
+            made = self._ask(plugin, hook, **kwargs)
+            for one in made:
+                if not isinstance(one, base):
+                    raise PluginError(f"plugin {plugin}: {hook}() returned {one!r}, which is no {base.__name__}")
+            found += made
+        return found
+
+    def _that_implement(self, hook: str) -> list[Plugin]:
+        return [plugin for plugin in reversed(self.plugins) if hook in plugin.hooks]
+
+    def _ask(self, plugin: Plugin, hook: str, **kwargs: Any) -> list[Any]:
+        """All that one plugin's hook returns, also where it is a generator."""
+        with blamed(plugin, hook):
+            return [part for made in getattr(self._hooks[plugin.module].hook, hook)(**kwargs) for part in made]
 
     def _load(self, point: EntryPoint) -> Plugin:
         """Import one plugin and ask what it offers; whatever it does wrong stays with it."""
@@ -104,7 +141,7 @@ class Registry:
         plugin = Plugin(point.name, point.value, source)
         try:
             module = point.load()
-            if self._hooks.is_registered(module):
+            if point.value in self._hooks:
                 raise PluginError(f"{point.value} is an entry point twice")
             alone = _manager()
             alone.register(module)
@@ -112,9 +149,8 @@ class Registry:
             offers = {kind: _classes(alone, kind) for kind in KINDS}
         except (Exception, SystemExit) as error:
             log.debug("plugin %s is broken", plugin, exc_info=True)
-            said = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            return dataclasses.replace(plugin, error=" ".join(said.split()))
-        self._hooks.register(module)
+            return dataclasses.replace(plugin, error=one_line(error))
+        self._hooks[point.value] = alone
         return dataclasses.replace(plugin, hooks=hooks, offers=offers)
 
 
@@ -122,6 +158,42 @@ class Registry:
 def registry() -> Registry:
     """What is installed, found once."""
     return Registry()
+
+
+@contextlib.contextmanager
+def blamed(component: Any, verb: str) -> Iterator[None]:
+    """Within this block ``component``, a plugin or an object of one, runs ``verb``: what it raises names both.
+
+    Any exception becomes the cause of a PluginError, except those that are meant for the user or for the loop:
+    UserError, BadClip, StoppedError, and what is no Exception (Ctrl-C).
+    """
+    try:
+        yield
+    except (UserError, BadClip, StoppedError):
+        raise
+    except Exception as error:
+        raise PluginError(f"{_named(component)} failed in {verb}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """``"ValueError: what it says"`` without line breaks; an error of ours has no name in front."""
+    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split()).removesuffix(":")
+
+
+def _named(component: Any) -> str:
+    """What a component is, what it is called and where it comes from; only asked for when it failed."""
+    if isinstance(component, Plugin):
+        return f"plugin {component}"
+    cls = type(component)
+    bases = {base.__name__ for base in cls.__mro__}
+    kind = next((base.lower() for base in KINDS.values() if base in bases), "")
+    kind = kind or ("metric" if "PluginMetric" in bases else "logger" if "BaseLogger" in bases else "object")
+    try:
+        origin = registry().origin(component)
+    except PluginError:  # nothing can be found: then this error is not to hide the other one
+        origin = f"class {cls.__qualname__}, module {cls.__module__}"
+    return f"{kind} {getattr(component, 'name', '') or cls.__name__!r} ({origin})"
 
 
 def _manager() -> pluggy.PluginManager:

@@ -3,41 +3,46 @@
 import dataclasses
 import functools
 import inspect
+import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 import pydantic
 from pydantic import Field, WrapValidator
+from pydantic_core import core_schema
 
 from avcl.errors import SettingsError, nearest
 
-Count = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Component:
-    """A keyword-only dataclass that avcl can build from YAML, show, and check.
+    """A keyword-only dataclass that avcl can build from YAML, show, and validate.
 
-    ``name`` is how files and the command line call it. Every field is checked against its annotation when
+    ``name`` is how files and the command line call it. Every field is validated against its annotation when
     the object is made, whoever makes it; ``mistakes`` adds what one annotation cannot say.
     """
 
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Check the fields; raises SettingsError with one line for each mistake."""
-        for key, value in check(type(self), {key: getattr(self, key) for key in fields(type(self))}).items():
+        """Validate the fields; raises SettingsError with one line for each mistake."""
+        for key, value in validate(type(self), {key: getattr(self, key) for key in fields(type(self))}).items():
             setattr(self, key, value)
-        wrong = list(self.mistakes())
-        if wrong:
+        if wrong := list(self.mistakes()):
             raise SettingsError(wrong)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """As a setting of another one: a mapping of settings is built, an object has validated itself."""
+        return core_schema.no_info_before_validator_function(
+            lambda value: build(cls, value) if isinstance(value, Mapping) else value,
+            core_schema.is_instance_schema(cls),
+        )
 
     def mistakes(self) -> Iterator[str]:
         """Lines ``"key: what is wrong, what is allowed"`` about fields that do not fit together."""
@@ -104,61 +109,63 @@ def fields(maker: Callable[..., Any], without: tuple[str, ...] = ()) -> Mapping[
     return {key: setting for key, setting in found.items() if key not in without}
 
 
+def descriptions(maker: Callable[..., Any]) -> Mapping[str, str]:
+    """The help of each setting: what the section ``Args:`` of the docstring says, those of base classes included.
+
+    A line ``name: text`` for each setting; text may go on in lines that are indented further.
+    """
+    found: dict[str, str] = {}
+    for part in reversed(maker.__mro__) if isinstance(maker, type) else [maker]:
+        section = inspect.cleandoc(vars(part).get("__doc__") or "").partition("Args:\n")[2]
+        name = ""
+        for line in section.splitlines():
+            if line and not line.startswith(" "):
+                break
+            if entry := re.fullmatch(r" {4}(\w+): (.+)", line):
+                name, found[entry[1]] = entry.groups()
+            elif name and line.strip():
+                found[name] += f" {line.strip()}"
+    return found
+
+
 def _default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
-def check(
+def validate(
     maker: Callable[..., Any], values: Mapping[str, Any], where: str = "", without: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """``values`` as ``maker`` takes them; raises SettingsError with one line for each mistake.
+    """``values`` as ``maker`` takes them: text that is a number becomes one, a mapping a component.
 
-    Every line begins with the key, ``where`` in front of it.
+    Raises SettingsError with one line for each mistake, which begins with the key, ``where`` in front of it.
     """
-    known = fields(maker, without)
-    prefix = f"{where}." if where else ""
-    given: dict[str, Any] = {}
-    wrong: dict[str, list[str]] = {}
-    for key, value in values.items():
-        if key not in known:
-            wrong[key] = [f"{prefix}{key}: unknown setting{nearest(str(key), known)}"]
-            continue
-        part = known[key].component
-        try:
-            given[key] = build(part, value, prefix + key) if part and isinstance(value, Mapping) else value
-        except SettingsError as error:
-            wrong[key] = error.mistakes
     try:
-        model = _model(maker, without).model_validate(given)
+        model = _model(maker, without).model_validate(values)
     except pydantic.ValidationError as error:
-        told = set(wrong)
-        for key, line in _lines(error):
-            if key not in told:
-                wrong.setdefault(key, []).append(prefix + line)
-    if wrong:
-        raise SettingsError(line for lines in wrong.values() for line in lines)
-    return {key: getattr(model, f"field_{key}") for key in given}
+        raise SettingsError(_lines(error, fields(maker, without))).under(where) from None
+    return {key: getattr(model, f"field_{key}") for key in values}
 
 
 def build(maker: Callable[..., Any], values: Mapping[str, Any], where: str = "") -> Any:
-    """``maker(**values)`` after every value was checked; mistakes carry ``where`` in front of their key."""
-    good = check(maker, values, where)
+    """``maker(**values)`` after every value was validated; mistakes carry ``where`` in front of their key."""
+    good = validate(maker, values, where)
     try:
         return maker(**good)
     except SettingsError as error:
-        prefix = f"{where}." if where else ""
-        raise SettingsError(prefix + line for line in error.mistakes) from None
+        raise error.under(where) from None
 
 
 @functools.cache
 def _model(maker: Callable[..., Any], without: tuple[str, ...]) -> type[pydantic.BaseModel]:
-    config = pydantic.ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False)
+    config = pydantic.ConfigDict(
+        arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False, extra="forbid"
+    )
     # The model's own attribute names ("copy", "json") must stay usable as settings: aliases carry them.
     parts: dict[str, Any] = {
         f"field_{key}": (
-            Annotated[_checked(setting), WrapValidator(_no_truth_as_number)],
+            Annotated[setting.annotation, WrapValidator(_no_truth_as_number)],
             Field(alias=key) if setting.default is dataclasses.MISSING else Field(alias=key, default=None),
         )
         for key, setting in fields(maker, without).items()
@@ -166,19 +173,11 @@ def _model(maker: Callable[..., Any], without: tuple[str, ...]) -> type[pydantic
     return pydantic.create_model("Settings", __config__=config, **parts)
 
 
-def _checked(setting: Setting) -> Any:
-    """What pydantic is to check: a component only for being one, because it has checked itself."""
-    if setting.component is None:
-        return setting.annotation
-    whole = pydantic.InstanceOf[setting.component]  # type: ignore[name-defined]
-    return whole | None if setting.optional else whole
-
-
 def _no_truth_as_number(value: Any, handler: Callable[[Any], Any]) -> Any:
     """Python takes true for 1; whoever writes it in a file has mistaken the setting."""
     result = handler(value)
     if _truth_as_number(value, result):
-        raise ValueError("input should be a number, not true or false")
+        raise ValueError("must be a number, not true or false")
     return result
 
 
@@ -188,25 +187,29 @@ def _truth_as_number(value: Any, result: Any) -> bool:
     return isinstance(value, bool) and not isinstance(result, bool)
 
 
-def _lines(error: pydantic.ValidationError) -> Iterator[tuple[str, str]]:
-    """Each wrong setting and its line; pydantic reports every member of a union on its own."""
-    reasons: dict[str, tuple[Any, list[str]]] = {}
+def _lines(error: pydantic.ValidationError, known: Iterable[str]) -> Iterator[str]:
+    """A line for each wrong setting; pydantic reports every member of a union on its own."""
+    lines: dict[str, list[str]] = {}
     for part in error.errors():
         # integers are places in a list; strings after the first name members of a union
         where = ".".join(str(step) for i, step in enumerate(part["loc"]) if i == 0 or isinstance(step, int))
-        reason = part["msg"].removeprefix("Value error, ").split(", unable to")[0]
-        reason = _OWN_WORDS.get(part["type"], reason[0].lower() + reason[1:])
-        seen = reasons.setdefault(where, (part, []))[1]
-        if reason not in seen:
-            seen.append(reason if not seen else reason.removeprefix("input should be "))
-    for where, (part, texts) in reasons.items():
-        if part["type"] == "missing":
-            yield str(part["loc"][0]), f"{where}: required, but not given"
+        inner = part.get("ctx", {}).get("error")
+        if isinstance(inner, SettingsError):
+            lines |= {line: [] for line in inner.under(where).mistakes}
+        elif part["type"] == "missing":
+            lines[f"{where}: required, but not given"] = []
+        elif part["type"] in ("extra_forbidden", "invalid_key"):
+            lines[f"{where}: unknown setting{nearest(where, known)}"] = []
         else:
-            yield str(part["loc"][0]), f"{where}: {_shown(part['input'])} is not allowed: {' or '.join(texts)}"
+            reason = _OWN_WORDS.get(part["type"]) or re.sub(_NOISE, "", re.sub(r"^\w+ should\b", "must", part["msg"]))
+            told = lines.setdefault(f"{where}: invalid value {_shown(part['input'])}: ", [])
+            if reason not in told:
+                told.append(reason.removeprefix("must be ") if told else reason)
+    yield from (line + " or ".join(told) for line, told in lines.items())
 
 
-_OWN_WORDS = {"is_instance_of": "a mapping of settings is needed", "path_type": "input should be a path"}
+_NOISE = r"^Value error, |, (unable to|got) .*| after validation.*"
+_OWN_WORDS = {"is_instance_of": "must be a mapping of settings", "path_type": "must be a path"}
 
 
 def _shown(value: Any) -> str:
@@ -215,14 +218,16 @@ def _shown(value: Any) -> str:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation as a person reads it: ``int > 0 | null``, ``'joint' | 'split'``, ``[float, float]``."""
+    """An annotation as a person reads it: ``int > 0 | null``, ``joint | split``; text in Annotated as it is."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
+        if said := [mark for mark in parts[1:] if isinstance(mark, str)]:
+            return said[0]
         return " ".join([describe(parts[0]), _bounds(parts[1:])]).strip()
     if origin in (Union, types.UnionType):
         return " | ".join(map(describe, parts))
     if origin is Literal:
-        return " | ".join(map(repr, parts))
+        return " | ".join(map(str, parts))
     if origin in (tuple, list):
         return f"[{', '.join('...' if part is ... else describe(part) for part in parts)}]"
     if annotation is types.NoneType:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import PositiveInt
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from avcl.clip import Clip
+from avcl.errors import UserError
 from avcl.memory import Memory, Past
-from avcl.settings import Component
+from avcl.settings import Component, fields
 
 if TYPE_CHECKING:
     from avcl.training.learner import Learner
@@ -21,24 +24,28 @@ if TYPE_CHECKING:
 class Strategy(Component):
     """Base of all strategies; each verb does nothing until it is overridden.
 
-    A strategy reads and writes ``learner.batch`` (the clips to train on), ``learner.fresh`` (how many of
-    them, at the front, are current), ``learner.masks``, ``learner.output``, ``learner.weight`` (a factor
-    for each clip's loss). Whatever it keeps between steps is made in ``begin`` as an attribute: a module,
+    A strategy reads and writes ``learner.batch`` (the clips to train on), ``learner.num_current`` (how many of
+    them, at the front, are current), ``learner.masks``, ``learner.output``, ``learner.weight`` (a factor for
+    each current clip's loss). Whatever it keeps between steps is made in ``begin`` as an attribute: a module,
     a memory, a tensor or a number; then the learner trains, saves and restores it. What lives for one step
     only has a name that begins with an underscore.
     """
 
     needs_boundaries: ClassVar[bool] = False
-    """Whether it must see labels, tasks and the end of tasks. Then the run is tagged so."""
+    """Whether it must see labels, tasks and task boundaries. Then the run is tagged so."""
 
     joint: ClassVar[bool] = False
     """Whether all tasks are shuffled together before training: no stream any more, an upper bound."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._logged: dict[str, Any] = {}
 
     def begin(self, learner: Learner) -> None:
         """Make the state. Called once, before the optimizer is built: modules made here are trained."""
 
     def prepare(self, learner: Learner) -> None:
-        """Change ``learner.batch``: add from memory, choose patches, mix. Labels and tasks are hidden."""
+        """Change ``learner.batch``: replay, choose patches, mix. Labels and tasks are hidden."""
 
     def penalty(self, learner: Learner) -> dict[str, Tensor]:
         """Named scalars to add to the loss, already weighted; the names are those in TensorBoard."""
@@ -48,28 +55,62 @@ class Strategy(Component):
         """After the step: remember, update teachers. ``learner.output`` is from before the step."""
 
     def end_task(self, learner: Learner) -> None:
-        """A task is over. Called only for strategies that declare ``needs_boundaries``."""
+        """A task boundary. Called only for strategies that declare ``needs_boundaries``."""
 
     def full_bytes(self) -> int:
-        """Bytes that it will keep of past clips, once that many were seen."""
+        """Bytes of the replay buffer once it is full."""
         return 0
 
     def log(self) -> dict[str, float]:
-        """Numbers that tell whether the method is alive, shown as ``train/<strategy>/<name>``."""
-        return {}
+        """Diagnostics of the last step, logged as ``train/<strategy>/<name>``: what it put into ``_logged``."""
+        return {key: float(value) for key, value in self._logged.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``begin`` made, by attribute; UserError for what cannot be saved."""
+        state: dict[str, Any] = {}
+        for key, value in vars(self).items():
+            if key.startswith("_"):
+                continue
+            if isinstance(value, nn.Module | Memory):
+                state[key] = value.state_dict()
+            elif key in fields(type(self)):
+                continue
+            elif value is None or isinstance(value, Tensor | int | float):
+                state[key] = value
+            else:
+                raise UserError(
+                    f"{self.name}.{key}: a {type(value).__name__} cannot be saved; keep modules, memories, tensors "
+                    "or numbers, or begin the name with an underscore if it lives for one step only"
+                )
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+        for key, value in state.items():
+            held = getattr(self, key, None)
+            if isinstance(held, nn.Module | Memory):
+                held.load_state_dict(value)
+            else:
+                setattr(self, key, value)
 
 
 @dataclass(kw_only=True)
 class Rehearsal(Strategy):
-    """Replay past clips beside the current ones: the common ground of every method with a memory.
+    """Replay of stored clips beside the current ones: the common ground of every method with a memory.
 
-    ``memory``: the reservoir · ``replay``: clips drawn for each step, as many as are current by default ·
-    ``contrastive_scope``: ``joint`` makes current and past clips each other's negatives (one softmax over
-    all of them, as the authors do), ``split`` keeps the two apart.
+    A subclass answers what to add to the loss (``penalty``) and what to store beside each clip (``remember``).
+    During a step ``_past`` holds what was drawn (None while the memory is empty) and ``_rows`` says where in
+    the batch it is: several replaying strategies may share one learner, each with rows and a memory of its own.
+
+    Args:
+        memory: Replay buffer.
+        replay: Replayed clips of each step; null for as many as are current.
+        contrastive_scope: Negatives of the contrastive loss: joint takes current and replayed clips together (one
+            softmax over all, as the STELLA authors do), split keeps the two apart.
     """
 
     memory: Memory = field(default_factory=Memory)
-    replay: Annotated[int, Field(gt=0)] | None = None
+    replay: PositiveInt | None = None
     contrastive_scope: Literal["joint", "split"] = "joint"
 
     def begin(self, learner: Learner) -> None:
@@ -77,32 +118,54 @@ class Rehearsal(Strategy):
         self.memory.open(learner.generators["memory"])
 
     def draw(self, learner: Learner) -> Past | None:
-        """Past clips on the learner's device and in its precision, or None while the memory is empty."""
+        """Stored clips on the learner's device and in its precision, or None while the memory is empty."""
         if not len(self.memory):
             return None
-        return self.memory.sample(self.replay or learner.fresh).to(learner.device, learner.dtype)
+        return self.memory.sample(self.replay or learner.num_current).to(learner.device, learner.dtype)
 
     def prepare(self, learner: Learner) -> None:
-        """Append past clips to the batch; the first step has none."""
+        """Append stored clips to the batch; the first step has none."""
         self._past = self.draw(learner)
-        if self._past is not None:
-            learner.batch = learner.batch + self._past.clip
+        self.append(learner, None if self._past is None else self._past.clip)
+
+    def append(self, learner: Learner, past: Clip | None) -> None:
+        """Replay ``past`` behind the batch; of clips with more patches than it has, a random subset of them."""
+        start = len(learner.batch)
+        if past is not None:
+            shape = learner.batch.video.shape[1], learner.batch.audio.shape[1]
+            if shape != (past.video.shape[1], past.audio.shape[1]):
+                past = past.sample(*shape, learner.generators["auxiliary"])
+            learner.batch = learner.batch + past
+        self._rows = slice(start, len(learner.batch))
+        if past is not None and self.contrastive_scope == "split":
+            learner.apart.append(self._rows)
 
     def penalty(self, learner: Learner) -> dict[str, Tensor]:
-        """Nothing to add; ``split`` contrasts current and past clips among themselves."""
-        if self._past is not None and self.contrastive_scope == "split":
-            output, parts = learner.output, (slice(None, learner.fresh), slice(learner.fresh, None))
-            apart = [learner.backbone.contrast(output.audio[part], output.video[part]) for part in parts]
-            learner.output = replace(output, terms={**output.terms, "contrastive": torch.cat(apart)})
+        """Nothing to add; ``split`` contrasts its rows, and what nobody split off, among themselves."""
+        if self._rows in learner.apart:
+            output = learner.output
+            together = torch.ones(len(learner.batch), dtype=torch.bool, device=learner.device)
+            for rows in learner.apart:
+                together[rows] = False
+            term = torch.zeros_like(output.terms["contrastive"])
+            parts: list[slice | Tensor] = [together.nonzero().squeeze(1), *learner.apart]
+            for part in parts:
+                term[part] = learner.backbone.contrast(output.audio[part], output.video[part])
+            learner.output = replace(output, terms={**output.terms, "contrastive": term})
         return {}
 
+    def replayed(self, learner: Learner) -> slice:
+        """Rows of the batch that it replays; without a memory of its own, all rows that others replay."""
+        alone = self.memory.capacity or self.memory.budget_bytes
+        return self._rows if alone else slice(learner.num_current, len(learner.batch))
+
     def drift(self, learner: Learner, audio: Tensor, video: Tensor) -> Tensor:
-        """How far the replayed clips' embeddings are from the targets ``audio (R, D)`` and ``video (R, D)``.
+        """Embedding drift: squared distance of the replayed clips from targets ``audio`` and ``video (R, D)``.
 
         The sum over both modalities of the mean squared error over clips and dimensions.
         """
-        output = learner.output
-        return mse_loss(output.audio[learner.fresh :], audio) + mse_loss(output.video[learner.fresh :], video)
+        output, past = learner.output, self.replayed(learner)
+        return mse_loss(output.audio[past], audio) + mse_loss(output.video[past], video)
 
     def remember(self, learner: Learner) -> dict[str, Tensor]:
         """What to store beside each current clip, (B, ...) by name."""
@@ -117,5 +180,5 @@ class Rehearsal(Strategy):
         return self.memory.full_bytes
 
     def log(self) -> dict[str, float]:
-        """Bytes and clips in memory."""
-        return {"memory_bytes": float(self.memory.nbytes), "memory_clips": float(len(self.memory))}
+        """Diagnostics of the last step, and bytes and clips in memory."""
+        return super().log() | {"memory_bytes": float(self.memory.nbytes), "memory_clips": float(len(self.memory))}

@@ -1,4 +1,4 @@
-"""A teacher: a slowly moving copy of a backbone, never trained, only pulled along."""
+"""EMA (mean) teachers: an exponential moving average of a backbone's weights, never trained."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ if TYPE_CHECKING:
 
 
 class Teacher(nn.Module):
-    """The mean of a backbone over its recent past (A. Tarvainen and H. Valpola, NeurIPS 2017, arXiv 1703.01780).
+    """An EMA (mean) teacher of a backbone (A. Tarvainen and H. Valpola, NeurIPS 2017, arXiv 1703.01780).
 
-    Starts as a copy. At the t-th step, with probability ``share``::
+    Starts as a copy. At the t-th step, with probability ``update_probability``::
 
         teacher <- d teacher + (1 - d) backbone,   d = min(1 - 1 / (t + 1), decay)
 
-    At ``share`` 1 it is the plain mean of the weights, the first ones included, until 1 - 1 / (t + 1) passes
-    ``decay``; from then on a mean that forgets. Make it in a strategy's ``begin`` and keep it as an attribute:
-    no gradient reaches it, the optimizer leaves it out, a checkpoint holds it with its ``count`` of steps.
+    At probability 1 it is the plain mean of the weights, the first ones included, until 1 - 1 / (t + 1) passes
+    ``decay``; from then on their exponential moving average. Make it in a strategy's ``begin`` and keep it as
+    an attribute: no gradient reaches it, the optimizer leaves it out, a checkpoint holds it with its ``count``
+    of steps.
+
+    Args:
+        decay: EMA decay d: the weight of the past at each update.
+        update_probability: Probability with which a step updates the teacher.
     """
 
     count: Tensor
 
-    def __init__(self, backbone: Backbone, *, decay: float, share: float = 1.0):
+    def __init__(self, backbone: Backbone, *, decay: float, update_probability: float = 1.0):
         super().__init__()
         self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
-        self.decay, self.share = decay, share
+        self.decay, self.update_probability = decay, update_probability
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
@@ -47,14 +52,14 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, learner: Learner) -> None:
-        """Follow the learner's backbone, after a step; a batch that only adds to the gradient changes nothing.
+        """Update the EMA after an optimizer step; a batch that only accumulates gradients changes nothing.
 
         The draw is from the generator ``method``, equal on all processes, so that all keep the same teacher.
         """
         if learner.pending:
             return
         self.count += 1
-        if torch.rand((), generator=learner.generators["method"]) >= self.share:
+        if torch.rand((), generator=learner.generators["method"]) >= self.update_probability:
             return
         # computed where the count is: reading it would wait for the GPU
         pull = (1 / (self.count.double() + 1)).clamp(min=1 - self.decay)
@@ -65,13 +70,13 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def distance(self, learner: Learner) -> Tensor:
-        """How far the teacher is from the learner's backbone: the norm of the difference of all weights."""
+        """Distance of the teacher from the learner's backbone: the L2 norm of the difference of all weights."""
         pairs = zip(self.backbone.parameters(), learner.backbone.parameters(), strict=True)
         return torch.stack([torch.linalg.vector_norm(mine - theirs) for mine, theirs in pairs]).norm()
 
 
 def view(learner: Learner, rows: slice, shared: bool) -> tuple[Clip, Masks]:
-    """The clips ``rows`` of the batch, under the student's own masks or under new ones for a teacher alone."""
+    """The clips ``rows`` of the batch, with the student's masks (``shared``) or with new ones for a teacher."""
     clip = learner.batch[rows]
     if shared:
         return clip, learner.masks[rows]

@@ -13,9 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from avcl.cli.plugins import write
-from avcl.config.build import parts
-from avcl.config.files import load
+from avcl.utils.console import write
+from avcl.config.build import components_of
+from avcl.config.files import read_config
 from avcl.errors import StoppedError, UserError
 from avcl.experiment.run import Run
 from avcl.registry import registry
@@ -63,10 +63,10 @@ def results(run):
 def main(words=None):
     parser, chosen = options(words)
     try:
-        base = load(chosen.config, chosen.set)
+        base = read_config(chosen.config, chosen.set)
         plans = {method: [plan(base, method, seed, chosen.out) for seed in chosen.seeds] for method in chosen.methods}
         for raw in (base, *(raws[0] for raws in plans.values())):
-            parts(raw)  # a mistake is told before anything starts
+            components_of(raw)  # a mistake is told before anything starts
         rows = compare({method: [results(Run.from_config(raw)) for raw in raws] for method, raws in plans.items()})
     except (UserError, StoppedError) as error:
         parser.exit(2, f"compare.py: {error}\n")

@@ -6,6 +6,7 @@ python examples/compose.py && tensorboard --logdir runs
 from dataclasses import dataclass
 
 from avalanche.training.plugins import EvaluationPlugin
+from pydantic import NonNegativeFloat
 from torch.nn.functional import normalize
 
 from avcl import CavMae, Learner, Memory, Strategy
@@ -15,7 +16,6 @@ from avcl.metrics import LossTerms, Retrieval
 from avcl.plugins.esmer import ESMER
 from avcl.plugins.stella.plus import StellaPlus
 from avcl.scenarios.synthetic import Synthetic
-from avcl.settings import NonNegative
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class KeepGap(Strategy):
 
     name = "keep-gap"
 
-    weight: NonNegative = 0.1
+    weight: NonNegativeFloat = 0.1
 
     def begin(self, learner):
         self.usual = 0.0

@@ -1,10 +1,18 @@
 """ER: experience replay (Rolnick et al., NeurIPS 2019, arXiv 1811.11682).
 
-A uniform sample of a reservoir memory joins every batch, L = mean of the loss over [current; past].
+::
 
-How we differ: nothing. As in the STELLA authors' experiments it is one joint forward, past clips are
+    for each batch x:
+        r    = clips drawn uniformly from memory
+        loss = mean of L over [x; r], one forward pass
+        optimizer step
+        offer x to memory (reservoir sampling)
+
+How we differ: nothing. As in the STELLA authors' experiments it is one joint forward, stored clips are
 replayed as they were stored (augmented once), and are negatives of the current ones; see
 ``contrastive_scope`` for the other reading.
+
+Status: invariants in tests/plugins/test_er.py; no golden step of the authors' code. The paper's numbers: not yet.
 """
 
 from collections.abc import Iterable
@@ -16,7 +24,7 @@ from avcl.strategy import Rehearsal, Strategy
 
 @dataclass(kw_only=True)
 class ER(Rehearsal):
-    """Replay of uniformly drawn past clips, nothing else."""
+    """Experience replay of uniformly drawn clips from a reservoir."""
 
     name = "er"
 

@@ -1,7 +1,15 @@
-"""Multitask: all tasks at once, shuffled together. The upper bound: nothing comes later, nothing is forgotten.
+"""Multitask: joint training on all tasks, shuffled together. The upper bound: nothing comes later.
 
-As many epochs as the others spend on each task, the same rate, batch and first weights, on the union of all
-tasks' clips. Every task is evaluated on its own, once, at the end; forgetting is not defined.
+::
+
+    for each batch x of the union of all tasks:
+        loss = mean of L(x)
+        optimizer step
+
+As many epochs as the others spend on each task, the same learning rate, batch and initial weights. Every task is
+evaluated on its own, once, at the end; forgetting is not defined.
+
+Status: with one task equal to Finetune, bit for bit (tests/plugins/test_multitask.py). The paper's numbers: not yet.
 """
 
 from collections.abc import Iterable
@@ -13,7 +21,7 @@ from avcl.strategy import Strategy
 
 @dataclass(kw_only=True)
 class Multitask(Strategy):
-    """Joint training with the backbone's own loss; no memory, no setting."""
+    """Joint training on all tasks at once with the backbone's own loss: the upper bound."""
 
     name = "multitask"
     joint = True

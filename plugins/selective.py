@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from avcl.clip import Clip, Grid
 from avcl.errors import SettingsError, UserError
@@ -17,10 +16,11 @@ from avcl.training.learner import Learner
 
 @dataclass(kw_only=True)
 class Selective(DERpp):
-    """DER++ that keeps some of each clip's patches: what is common to all methods that choose them.
+    """DER++ on a part of each clip's patches: what is common to all methods that choose them.
 
-    ``alpha``: weight of the penalty on drift · ``keep_video``, ``keep_audio``: ρ, the share of patches that are
-    kept; it must exceed the share that the backbone sees.
+    Args:
+        keep_video: Share of video patches that are kept (ρ); more than the share that the backbone sees.
+        keep_audio: Share of audio patches that are kept (ρ); more than the share that the backbone sees.
     """
 
     keep_video: Share = 0.5
@@ -33,7 +33,6 @@ class Selective(DERpp):
         wrong = list(self.misfits(learner))
         if wrong:
             raise SettingsError(f"{self.name}.{line}" for line in wrong)
-        self._seen: dict[str, Tensor] = {}
 
     def counts(self, grid: Grid) -> tuple[int, int]:
         """κ, how many patches of audio and of video are kept."""
@@ -54,13 +53,28 @@ class Selective(DERpp):
             try:
                 backbone.draw_masks(clip.take(left["video"], left["audio"]), torch.Generator())
             except UserError as error:
-                yield f"keep_{side}: {getattr(self, f'keep_{side}')} keeps too few: {error}"
+                yield f"keep_{side}: invalid value {getattr(self, f'keep_{side}')}: keeps too few: {error}"
 
-    def log(self) -> dict[str, float]:
-        """What the method saw in its last step, beside the memory."""
-        return {key: float(value) for key, value in self._seen.items()} | super().log()
+    def whole(self, learner: Learner) -> Clip:
+        """The current clips with all of their patches, whatever another strategy chose of them."""
+        grid, current = learner.backbone.grid, learner.batch[: learner.num_current]
+        complete = (current.video.shape[1], current.audio.shape[1]) == (grid.video, grid.audio)
+        return current if complete else learner.current
 
+    def budget(self, learner: Learner) -> tuple[int, int]:
+        """How many patches of audio and of video to keep: κ, or what another strategy left of the batch."""
+        return min(self.audio_kept, learner.batch.audio.shape[1]), min(self.video_kept, learner.batch.video.shape[1])
 
-def first_in_place(ranking: Tensor, keep: int) -> Tensor:
-    """The first ``keep`` of each row of ``ranking (B, L)``, in the order of their place in the clip."""
-    return ranking[:, :keep].sort(1).values
+    def put(self, learner: Learner, chosen: Clip) -> None:
+        """Make ``chosen``, current clips and then its replayed ones, the batch.
+
+        Between them stay the clips that other strategies replay, with as many patches, drawn uniformly.
+        """
+        current, others = learner.num_current, learner.batch[learner.num_current :]
+        if len(others):
+            kept = chosen.video.shape[1], chosen.audio.shape[1]
+            others = others.sample(*kept, learner.generators["auxiliary"])
+            chosen = chosen[:current] + others + chosen[current:]
+        learner.batch, self._rows = chosen, slice(current + len(others), len(chosen))
+        if self.contrastive_scope == "split" and self._past is not None:
+            learner.apart.append(self._rows)

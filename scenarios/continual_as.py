@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from avcl.data.file_scenario import FromFiles
+from pydantic import PositiveInt
+
+from avcl.data.file_scenario import FileScenario
 from avcl.hookspecs import hookimpl
 from avcl.scenarios.listed import Listed
-from avcl.settings import Count
 
 
 @dataclass(kw_only=True)
@@ -27,10 +28,10 @@ class ContinualAS(Listed):
     train: str = "unbalanced_train_segments.csv"
     eval: str = "eval_segments.csv"
     labels: str | None = "class_labels_indices.csv"
-    eval_per_class: Count | None = 5
+    eval_per_class: PositiveInt | None = 5
 
 
 @hookimpl
-def scenarios() -> Iterable[type[FromFiles]]:
+def scenarios() -> Iterable[type[FileScenario]]:
     """What this module offers."""
     return [ContinualAS]

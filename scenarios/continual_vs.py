@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from avcl.data.file_scenario import FromFiles
+from pydantic import PositiveInt
+
+from avcl.data.file_scenario import FileScenario
 from avcl.hookspecs import hookimpl
 from avcl.scenarios.listed import Listed
-from avcl.settings import Count
 
 
 @dataclass(kw_only=True)
@@ -27,11 +28,11 @@ class ContinualVS(Listed):
     split: str = "continual_vs"
     train: str = "vggsound.csv"
     eval: str = "vggsound.csv"
-    train_per_class: Count | None = 400
-    eval_per_class: Count | None = 5
+    train_per_class: PositiveInt | None = 400
+    eval_per_class: PositiveInt | None = 5
 
 
 @hookimpl
-def scenarios() -> Iterable[type[FromFiles]]:
+def scenarios() -> Iterable[type[FileScenario]]:
     """What this module offers."""
     return [ContinualVS]

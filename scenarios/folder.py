@@ -13,11 +13,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from avcl.data.dataset import Source
-from avcl.data.file_scenario import ENDINGS, SPLITS, FromFiles
-from avcl.errors import nearest
+from avcl.data.file_scenario import ENDINGS, SPLITS, FileScenario
+from avcl.data.source import Source
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
+from avcl.scenarios.splits import wrong_order
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,16 @@ class Found(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Folder(FromFiles):
+class Folder(FileScenario):
     """Videos in ``root/<task>/<class>/<clip>.mp4`` (or mkv, webm, avi, mov, ...): the folders name everything.
 
-    ``root``: the folder of task folders · ``order``: task folders in the order of the stream, all or some;
-    by default all, sorted as people count (``task2`` before ``task10``) · ``eval_share``: share of each
-    class's clips kept for evaluation, chosen by a hash of their names, at least one. Where ``root`` holds
-    just the folders ``train`` and ``eval``, each with ``<task>/<class>/`` in it, they are the splits.
-    A class has the same label in every task where a folder has its name.
+    Where ``root`` holds just the folders ``train`` and ``eval``, each with ``<task>/<class>/`` in it, they are
+    the splits. A class has the same label in every task where a folder has its name.
+
+    Args:
+        root: Folder of task folders.
+        order: Task folders in the order of the stream, all or some; default: all, ``task2`` before ``task10``.
+        eval_share: Share of each class's clips held out for evaluation, at least one, chosen by a hash of their names.
     """
 
     name: ClassVar[str] = "folder"
@@ -84,11 +86,7 @@ class Folder(FromFiles):
             return
         if not tasks:
             yield f"root: no task folders in {self.root!r}; it must hold <task>/<class>/<clip>.mp4"
-        for name, times in Counter(self.order or ()).items():
-            if name not in tasks:
-                yield f"order: {name!r} is no task folder of {self.root!r}{nearest(name, tasks)}"
-            elif times > 1:
-                yield f"order: {name!r} is given {times} times"
+        yield from wrong_order("order", self.order or (), tasks, f"task folder of {self.root!r}")
         there = {(clip.task, clip.split) for clip in found}
         for name in tasks if self.order is None else set(self.order) & set(tasks):
             lacking = [split for split in SPLITS if (name, split) not in there]
@@ -115,7 +113,7 @@ class Folder(FromFiles):
     @cached_property
     def _tasks(self) -> list[str]:
         if self._store:
-            return sorted({entry.task for entry in self._store.entries}, key=natural)
+            return sorted({clip.task for clip in self._store.records}, key=natural)
         tops = [self._root / split for split in SPLITS] if self._divided else [self._root]
         return sorted({folder.name for top in tops for folder in folders(top)}, key=natural)
 
@@ -124,10 +122,10 @@ class Folder(FromFiles):
         """Every clip below the root, in natural order, or those that a store was made of."""
         if self._store:
             return [
-                Found(split, entry.task, entry.label, self._root / entry.source.name)
-                for entry in self._store.entries
+                Found(split, clip.task, clip.label, self._root / clip.source.name)
+                for clip in self._store.records
                 for split in SPLITS
-                if split == entry.split
+                if split == clip.split
             ]
         if self._divided:
             return [Found(split, *clip) for split in SPLITS for clip in listing(self._root / split)]
@@ -173,6 +171,6 @@ def held_out(names: Sequence[str], share: float) -> set[str]:
 
 
 @hookimpl
-def scenarios() -> Iterable[type[FromFiles]]:
+def scenarios() -> Iterable[type[FileScenario]]:
     """What this module offers."""
     return [Folder]

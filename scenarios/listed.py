@@ -10,15 +10,17 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avcl.data.dataset import Files, Source
+from pydantic import PositiveInt
+
+from avcl.data.dataset import Files
 from avcl.data.extracted import Extracted
-from avcl.data.file_scenario import ENDINGS, SPLITS, Absent, FromFiles
-from avcl.data.lists import Row, label_names, read
+from avcl.data.file_scenario import ENDINGS, SPLITS, Absent, FileScenario
+from avcl.data.lists import Row, label_names, read_list
+from avcl.data.source import Source
 from avcl.errors import BadClip, UserError, nearest
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
-from avcl.scenarios.splits import Categories, key, read_categories
-from avcl.settings import Count
+from avcl.scenarios.splits import Categories, key, read_categories, wrong_order
 from avcl.utils.console import counted
 
 log = logging.getLogger(__name__)
@@ -34,19 +36,25 @@ class Selection:
 
 
 @dataclass(kw_only=True)
-class Listed(FromFiles):
+class Listed(FileScenario):
     """Clips named by lists of VGGSound, AudioSet, CAV-MAE or STELLA, below one folder; a new split is a YAML file.
 
-    ``root``: the folder below which all files lie, however deep · ``split``: a YAML file of tasks and their
-    classes, or a bundled one, ``continual_vs`` or ``continual_as`` · ``train``, ``eval``: lists, below
-    ``root``; one that says train or test for every clip serves as both · ``labels``: a
-    ``class_labels_indices.csv``, to tell a class of no task from one that does not exist · ``order``:
-    ``main``, ``shuffled``, another order of the YAML file, or a list of tasks, all or some ·
-    ``train_per_class``, ``eval_per_class``: at most so many clips of a class, the first ones that are there ·
-    ``gallery``: evaluate on the task's classes, or on all of its category too · ``pretraining``: clips of
-    classes that are in no task, or the STELLA authors' larger set, which has all clips that the tasks do not
-    train on; ``pretraining_lists`` adds clips that are in neither ``train`` nor ``eval``. A clip whose labels
-    belong to two tasks is left out. A store brings copies of the lists: with it, ``root`` need not be there.
+    A clip whose labels belong to two tasks is left out. A store brings copies of the lists: with it, ``root``
+    need not be there.
+
+    Args:
+        root: Folder below which all files lie, however deep.
+        split: YAML file of tasks and their classes, or a bundled one: ``continual_vs``, ``continual_as``.
+        train: List of the training clips, below ``root``; with a train/test column it may also be ``eval``.
+        eval: List of the evaluation clips, below ``root``.
+        labels: A ``class_labels_indices.csv`` below ``root``; tells a class of no task from one that does not exist.
+        order: ``main``, ``shuffled``, another order of the YAML file, or a list of tasks, all or some.
+        train_per_class: Training clips of a class at most, the first ones that are found (paper: 400 for VGGSound).
+        eval_per_class: Evaluation clips of a class at most, the first ones that are found (paper: 5).
+        gallery: Retrieve among the clips of the task's classes, or of all classes of its category.
+        pretraining: Clips to pre-train on: ``unused`` for those of classes of no task, ``authors`` for all that
+            the tasks do not train on (the STELLA authors' larger set).
+        pretraining_lists: More lists to pre-train on, of clips that are in neither ``train`` nor ``eval``.
     """
 
     name: ClassVar[str] = "listed"
@@ -57,8 +65,8 @@ class Listed(FromFiles):
     eval: str
     labels: str | None = None
     order: str | tuple[str, ...] = "main"
-    train_per_class: Count | None = None
-    eval_per_class: Count | None = None
+    train_per_class: PositiveInt | None = None
+    eval_per_class: PositiveInt | None = None
     gallery: Literal["task classes", "all"] = "task classes"
     pretraining: Literal["unused", "authors"] | None = None
     pretraining_lists: tuple[str, ...] = ()
@@ -94,7 +102,7 @@ class Listed(FromFiles):
         if self.pretraining is None:
             return None
         spare = self._selection.spare
-        faults = self._looked_into(spare)
+        faults = self._inspected(spare)
         return Files([s for s in spare if not faults[s.path]], self.shape, self.window, self.seconds)
 
     def mistakes(self) -> Iterator[str]:
@@ -121,11 +129,7 @@ class Listed(FromFiles):
             return
         if not self.order:
             yield "order: [] has no task"
-        for task, times in Counter(self.order).items():
-            if task not in known.tasks:
-                yield f"order: {task!r} is no task of {self.split!r}{nearest(task, known.tasks)}"
-            elif times > 1:
-                yield f"order: {task!r} is given {times} times"
+        yield from wrong_order("order", self.order, known.tasks, f"task of {self.split!r}")
 
     @cached_property
     def _root(self) -> Path:
@@ -234,7 +238,7 @@ class Listed(FromFiles):
         shared = split != "pretraining" and self._list(self.train).resolve() == self._list(self.eval).resolve()
         good = 0
         first: BadClip | None = None
-        for row in read(self._list(path), self._root):
+        for row in read_list(self._list(path), self._root):
             if isinstance(row, BadClip):
                 first = first or row
                 chosen.absent.append(Absent(split, "", row.path, f"bad row: {row.reason}"))
@@ -303,6 +307,6 @@ class Listed(FromFiles):
 
 
 @hookimpl
-def scenarios() -> Iterable[type[FromFiles]]:
+def scenarios() -> Iterable[type[FileScenario]]:
     """What this module offers."""
     return [Listed]

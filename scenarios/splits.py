@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avcl.config.files import load
+from avcl.config.files import read_config
 from avcl.errors import UserError, nearest
 
 KEYS = ("dataset", "complete", "orders", "tasks")
@@ -59,7 +59,7 @@ def read_categories(path: str) -> Categories:
     ``gallery_classes``; ``orders`` names sequences of tasks. UserError has a line for every mistake.
     """
     file = BUNDLED / f"{path}.yaml" if path in bundled() else Path(path).expanduser()
-    tree = load(file)
+    tree = read_config(file)
     wrong = list(_mistakes(tree))
     if wrong:
         raise UserError("\n".join(f"{file}: {line}" for line in wrong))
@@ -67,6 +67,15 @@ def read_categories(path: str) -> Categories:
     others = {name: _part(task, "gallery_classes") for name, task in tree["tasks"].items()}
     orders = {"main": tuple(tasks), **{name: tuple(order) for name, order in tree.get("orders", {}).items()}}
     return Categories(tasks, others, orders, tree.get("complete", False))
+
+
+def wrong_order(where: str, order: Iterable[str], tasks: Iterable[str], what: str) -> Iterator[str]:
+    """A line for each name in an order that is none of the ``tasks``, or is there twice."""
+    for name, times in Counter(order).items():
+        if name not in tasks:
+            yield f"{where}: {name!r} is no {what}{nearest(name, map(str, tasks))}"
+        elif times > 1:
+            yield f"{where}: {name!r} is given {times} times"
 
 
 def _part(task: Any, part: str) -> tuple[Class, ...]:
@@ -77,26 +86,22 @@ def _part(task: Any, part: str) -> tuple[Class, ...]:
 def _mistakes(tree: dict[str, Any]) -> Iterator[str]:
     yield from (f"{name}: unknown key{nearest(str(name), KEYS)}" for name in tree if name not in KEYS)
     if not isinstance(tree.get("complete", False), bool):
-        yield f"complete: {tree['complete']!r} is not allowed: true or false is needed"
+        yield f"complete: invalid value {tree['complete']!r}: must be true or false"
     tasks = tree.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
-        yield "tasks: a mapping of task names to lists of classes is needed"
+        yield "tasks: must be a mapping of task names to lists of classes"
         return
     wrong = list(_no_names("tasks", tasks))
     wrong += [line for name, task in tasks.items() for line in _mistakes_of(f"tasks.{name}", task)]
     yield from wrong
     orders = tree.get("orders", {})
     if not isinstance(orders, dict) or not all(isinstance(order, list) and order for order in orders.values()):
-        yield "orders: a mapping of names to lists of tasks is needed"
+        yield "orders: must be a mapping of names to lists of tasks"
         return
     yield from _no_names("orders", orders)
     for name, order in orders.items():
         yield from _no_names(f"orders.{name}", order)
-        for task, times in Counter(task for task in order if isinstance(task, str)).items():
-            if task not in tasks:
-                yield f"orders.{name}: {task!r} is no task{nearest(task, map(str, tasks))}"
-            elif times > 1:
-                yield f"orders.{name}: {task!r} is given {times} times"
+        yield from wrong_order(f"orders.{name}", [task for task in order if isinstance(task, str)], tasks, "task")
     if wrong:
         return
     homes: dict[str, str] = {}
@@ -111,7 +116,7 @@ def _mistakes(tree: dict[str, Any]) -> Iterator[str]:
 def _no_names(where: str, given: Iterable[Any]) -> Iterator[str]:
     """A line for everything that YAML reads as something else than text."""
     yield from (
-        f"{where}: {name!r} is not allowed: a name is needed, in quotes" for name in given if not isinstance(name, str)
+        f"{where}: invalid value {name!r}: must be a name, in quotes" for name in given if type(name) is not str
     )
 
 
@@ -122,13 +127,13 @@ def _mistakes_of(where: str, task: Any) -> Iterator[str]:
         if part not in ("classes", "gallery_classes"):
             yield f"{where}.{part}: unknown key{nearest(str(part), ('classes', 'gallery_classes'))}"
         elif not isinstance(entries, list):
-            yield f"{where}: {entries!r} is not allowed: a list of classes is needed"
+            yield f"{where}: invalid value {entries!r}: must be a list of classes"
         else:
             for place, entry in enumerate(entries):
                 named = entry if isinstance(entry, dict) else {"name": entry}
                 if not isinstance(named.get("name"), str) or not set(named) <= set(CLASS_KEYS):
-                    yield f"{where}: class {place}, {entry!r}, is not allowed: a name, or {{name, mid}}, is needed"
+                    yield f"{where}: class {place}: invalid value {entry!r}: must be a name, or {{name, mid}}"
                 elif not isinstance(named.get("mid"), str | None):
-                    yield f"{where}: class {place}, mid {named['mid']!r}, is not allowed: text is needed, in quotes"
+                    yield f"{where}: class {place}, mid: invalid value {named['mid']!r}: must be text, in quotes"
     if not parts.get("classes"):
         yield f"{where}: has no classes"

@@ -1,4 +1,4 @@
-"""A rendered stream: moving objects, one of them sounding, and a law of sight and sound that changes."""
+"""A rendered stream: moving objects, one of them sounding, and an audio-visual correspondence that changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from numpy.random import Generator
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,9 +18,8 @@ from avcl.clip import Shape
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
-from avcl.settings import Count, Fraction, Natural, NonNegative
+from avcl.settings import Fraction, Share
 
-Share = Annotated[float, Field(gt=0, le=1)]
 Side = Annotated[int, Field(ge=16)]
 SPLITS = ("train", "eval", "pretraining", "statistics")
 
@@ -53,36 +52,47 @@ class Synthetic(Scenario):
     from carrier to timbre: learning one overwrites the others. A pre-training stage has the
     carriers and families between those of the tasks, and one law, in the middle of theirs.
 
-    ``classes`` per task, ``train_clips`` and ``eval_clips`` per class, ``pretraining`` clips in all (0: no
-    such stage) · ``object``, ``sound``: mean side and mean length of the source in shares of frame and clip;
-    less is sparser · ``distractors``: silent objects in a clip, of other classes and tasks · ``disguise``: 0
-    greys their hue, 1 leaves it as vivid as that of the one that sounds · ``noise``: its deviation in the
-    log-mel, where a sound reaches about 1; a quarter of it on pixels, which are 0 to 1 · ``overwriting``: how
-    far apart the laws are; 0 is one law for all, 1 spreads them over the whole circle of hues · ``fresh``:
-    training draws new instances in every epoch (the only augmentation), so that there is nothing to memorise;
-    otherwise the same ones. Evaluation clips never change.
+    Args:
+        tasks: Tasks of the stream.
+        classes: Classes per task.
+        train_clips: Training clips per class.
+        eval_clips: Evaluation clips per class, the same in every epoch and run.
+        pretraining: Pre-training clips in all; 0 for no pre-training stage.
+        frames: Frames of a clip.
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        times: Time steps of the log-mel spectrogram.
+        mels: Mel bands of the spectrogram.
+        object: Mean diameter of the sounding object, as a share of the frame; less is sparser.
+        sound: Mean length of the sound, as a share of the clip; less is sparser.
+        distractors: Silent objects in a clip, of other classes and tasks.
+        disguise: Saturation of the distractors' hue; 0 is grey, 1 as vivid as the sounding object.
+        noise: Standard deviation of noise in the log-mel, where a sound reaches about 1; a quarter of it on pixels.
+        overwriting: How far apart the tasks' laws are; 0 is one law for all, 1 spreads them over all hues.
+        fresh: Draw new training instances in every epoch (the only augmentation); otherwise the same ones.
+        seed: Seed of the clips that stay the same.
     """
 
     name: ClassVar[str] = "synthetic"
 
-    tasks: Count = 4
-    classes: Count = 4
-    train_clips: Count = 256
-    eval_clips: Count = 32
-    pretraining: Natural = 8192
-    frames: Count = 2
+    tasks: PositiveInt = 4
+    classes: PositiveInt = 4
+    train_clips: PositiveInt = 256
+    eval_clips: PositiveInt = 32
+    pretraining: NonNegativeInt = 8192
+    frames: PositiveInt = 2
     height: Side = 64
     width: Side = 64
     times: Side = 256
     mels: Side = 64
     object: Share = 0.3
     sound: Share = 0.3
-    distractors: Natural = 2
+    distractors: NonNegativeInt = 2
     disguise: Fraction = 0.4
-    noise: NonNegative = 0.3
+    noise: NonNegativeFloat = 0.3
     overwriting: Fraction = 0.3
     fresh: bool = True
-    seed: Natural = 0
+    seed: NonNegativeInt = 0
 
     def mistakes(self) -> Iterator[str]:
         """A source too small to be seen or too short to be heard."""

@@ -1,4 +1,4 @@
-"""The transformer block of CAV-MAE, and the stream of them that one modality has to itself."""
+"""The transformer block of CAV-MAE, and the encoder and decoder parameters of one modality."""
 
 import torch
 from timm.layers import Attention, Mlp
@@ -8,7 +8,7 @@ from avcl.backbones.pos_embed import look_up
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP whose weights several ``kinds`` of input share, each with norms of its own.
+    """Pre-norm transformer block whose weights several ``kinds`` of input share, each with norms of its own.
 
     Fusion blocks know the kinds ``joint``, ``audio`` and ``video``; all others only ``joint``.
     """
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class Stream(nn.Module):
-    """What one modality has to itself: patch embedding, tables, blocks, last norm, reconstruction head.
+    """The parameters of one modality: patch embedding, position tables, blocks, last norm, reconstruction head.
 
     ``table`` (N, D) and ``decoder_table`` (N, E) are sine-cosine tables to start from; ``learned`` makes them
     parameters that train and adds ``fusion_table``, which is added again before the fusion blocks.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from avcl import losses
@@ -18,7 +18,6 @@ from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid, Masks, Output, Shape
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
-from avcl.settings import Count, NonNegative, Positive
 
 PRESET: Any = None
 
@@ -36,50 +35,65 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CavMae(Backbone, Pretrained):
-    """Blocks for each modality, fusion blocks with norms of their own for each use, and a masked decoder.
+    """CAV-MAE: one transformer encoder a modality, shared fusion blocks, and a masked decoder.
 
     Gong et al., *Contrastive Audio-Visual Masked Autoencoder*, ICLR 2023, arXiv 2210.07839; the form of Lee
     et al., *STELLA: Continual Audio-Video Pre-training with SpatioTemporal Localized Alignment*, ICML 2024,
     arXiv 2310.08204.
 
-    ``form``: ``stella`` has tables that learn and are added a second time before the fusion blocks, decodes
-    each modality alone and contrasts in both directions; ``cav-mae`` sees one frame, has fixed tables, one
-    mask token for both, decodes both modalities together and contrasts video to audio only.
-    ``size``: ``base`` is the published one (ViT-B); ``small`` is as deep, with half of the width (ViT-S) and
-    half of the decoder: a quarter of the weights; ``tiny`` has three blocks and is for minutes on a CPU.
-    ``frames`` to ``mels``: what one clip looks like · ``patch``: side of a patch · ``dim`` to
-    ``decoder_depth``: widths, heads and blocks (``depth`` counts those of one modality) ·
-    ``mask_ratio``: share of hidden patches · ``visible_of``: what that is a share of, the full grid (a clip
-    of which a strategy kept half still shows as many patches, and fewer are left to reconstruct) or the
-    patches that were ``kept`` · the weights of the two losses · ``temperature`` of the contrastive one.
+    The form ``stella`` has position tables that learn and are added a second time before the fusion blocks,
+    decodes each modality alone and contrasts in both directions; ``cav-mae`` sees one frame, has fixed tables,
+    one mask token for both, decodes both modalities together and contrasts video to audio only. The size
+    ``small`` is as deep as the published ``base``, with half of the width and half of the decoder: a quarter
+    of the weights; ``tiny`` has three blocks. Its weights of the losses are the same in both forms: with the
+    published ones the contrastive loss stays at chance for over 1,000 steps from scratch.
 
-    Settings without a default take it from ``form`` and ``size``: mask_ratio and contrastive_weight are
-    0.8 and 0.1 for ``stella``, 0.75 and 0.01 for ``cav-mae``, 0.6 and 1.0 for ``tiny`` in either form (with
-    the published weights of the losses, the contrastive one stays at chance for over 1,000 steps from scratch).
+    Args:
+        size: Width and depth: base (ViT-B, published), small (ViT-S) or tiny (trains in minutes on a CPU).
+        form: Architecture of the STELLA authors (stella) or of the CAV-MAE authors (cav-mae).
+        frames: Frames of a clip; 1 for the form cav-mae.
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        times: Time steps of the log-mel spectrogram.
+        mels: Mel bins of the log-mel spectrogram.
+        patch: Side of a patch in pixels, and in time steps and mel bins.
+        dim: Embedding dimension D of the encoder; default by size: 768, 384, 96.
+        heads: Attention heads of the encoder; default by size: 12, 6, 4.
+        depth: Transformer blocks of each modality; default: 10 (stella), 11 (cav-mae), 2 (tiny).
+        fusion_depth: Transformer blocks shared by both modalities; default: 2 (stella), 1 (cav-mae, tiny).
+        decoder_dim: Embedding dimension of the decoder; default by size: 512, 256, 64.
+        decoder_heads: Attention heads of the decoder; default by size: 16, 8, 4.
+        decoder_depth: Transformer blocks of the decoder; default by size: 8, 4, 1.
+        mask_ratio: Share of masked patches; default: 0.8 (stella), 0.75 (cav-mae), 0.6 (tiny).
+        visible_of: What mask_ratio is a share of. With grid (the authors' form), a clip of which a strategy kept
+            half shows as many patches as a whole one, and fewer are left to reconstruct; with kept, half as many.
+        mae_weight: Weight of the masked reconstruction losses.
+        contrastive_weight: Weight of the contrastive loss; default: 0.1 (stella), 0.01 (cav-mae), 1 (tiny).
+        temperature: Temperature of the contrastive loss (τ).
     """
 
     name = "cav-mae"
 
     size: Literal["tiny", "small", "base"] = "base"
     form: Literal["stella", "cav-mae"] = "stella"
-    frames: Count = 4
-    height: Count = 224
-    width: Count = 224
-    times: Count = 1024
-    mels: Count = 128
-    patch: Count = 16
-    dim: Count = PRESET
-    heads: Count = PRESET
-    depth: Count = PRESET
-    fusion_depth: Count = PRESET
-    decoder_dim: Count = PRESET
-    decoder_heads: Count = PRESET
-    decoder_depth: Count = PRESET
+    frames: PositiveInt = 4
+    height: PositiveInt = 224
+    width: PositiveInt = 224
+    times: PositiveInt = 1024
+    mels: PositiveInt = 128
+    patch: PositiveInt = 16
+    dim: PositiveInt = PRESET
+    heads: PositiveInt = PRESET
+    depth: PositiveInt = PRESET
+    fusion_depth: PositiveInt = PRESET
+    decoder_dim: PositiveInt = PRESET
+    decoder_heads: PositiveInt = PRESET
+    decoder_depth: PositiveInt = PRESET
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = PRESET
     visible_of: Literal["grid", "kept"] = "grid"
-    mae_weight: NonNegative = 1.0
-    contrastive_weight: NonNegative = PRESET
-    temperature: Positive = 0.05
+    mae_weight: NonNegativeFloat = 1.0
+    contrastive_weight: NonNegativeFloat = PRESET
+    temperature: PositiveFloat = 0.05
 
     def __post_init__(self) -> None:
         preset = FORMS.get(self.form, FORMS["stella"]) | SIZES.get(self.size, SIZES["base"])
@@ -92,22 +106,22 @@ class CavMae(Backbone, Pretrained):
         self._initialise()
 
     def mistakes(self) -> Iterator[str]:
-        """Sizes that do not divide, a form that cannot see the frames, masks that hide nothing or all."""
+        """Sizes that do not divide, frames that the form does not take, masks that leave no patch visible."""
         for key in ("height", "width", "times", "mels"):
-            if getattr(self, key) % self.patch:
-                yield f"{key}: {getattr(self, key)} is not a multiple of patch = {self.patch}"
+            if (value := getattr(self, key)) % self.patch:
+                yield f"{key}: invalid value {value}: must be a multiple of patch = {self.patch}"
         for prefix in ("", "decoder_"):
             dim, heads = getattr(self, prefix + "dim"), getattr(self, prefix + "heads")
             if dim % heads:
-                yield f"{prefix}heads: {heads} does not divide {prefix}dim = {dim}"
+                yield f"{prefix}heads: invalid value {heads}: must divide {prefix}dim = {dim}"
             if dim % 4:
-                yield f"{prefix}dim: {dim} is not a multiple of 4, as sine-cosine tables need"
+                yield f"{prefix}dim: invalid value {dim}: must be a multiple of 4, as sine-cosine tables need"
         if self.form == "cav-mae" and self.frames != 1:
-            yield f"frames: {self.frames} is not allowed: the form 'cav-mae' sees 1 frame; 'stella' sees any"
+            yield f"frames: invalid value {self.frames}: must be 1 for the form 'cav-mae'; 'stella' takes any number"
         grid = self._full_grid()
         for kind, patches in (("audio", grid.audio), ("video", grid.video)):
             if patches and not int(patches * (1 - self.mask_ratio)):
-                yield f"mask_ratio: {self.mask_ratio} hides all {patches} {kind} patches: one must be seen"
+                yield f"mask_ratio: invalid value {self.mask_ratio}: must leave one of {patches} {kind} patches visible"
 
     def _full_grid(self) -> Grid:
         return Shape(self.frames, self.height, self.width, self.times, self.mels).grid(self.patch)
@@ -154,7 +168,7 @@ class CavMae(Backbone, Pretrained):
             nn.init.normal_(token, std=0.02)
 
     def forward(self, clip: Clip, masks: Masks | None = None) -> Output:
-        """Terms ``mae_audio``, ``mae_video`` and ``contrastive``; embeddings of the visible patches."""
+        """Loss terms ``mae_audio``, ``mae_video`` and ``contrastive``, and embeddings of the visible patches."""
         if masks is None:
             masks = self.draw_masks(clip)
         seen, hidden = masks.seen(clip), masks.hidden(clip)
@@ -171,12 +185,12 @@ class CavMae(Backbone, Pretrained):
         return Output(terms=terms, video=pooled_video, audio=pooled_audio)
 
     def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
-        """Hide a random ``mask_ratio`` of each modality's patches, each patch as likely as any other."""
+        """Random masks: ``mask_ratio`` of each modality's patches, each patch as likely as any other."""
         noise = [torch.rand(x.shape[:2], generator=generator) for x in (clip.audio, clip.video)]
         return self.rank(*noise).to(clip.video.device)
 
     def rank(self, audio_noise: Tensor, video_noise: Tensor) -> Masks:
-        """The masks that show the patches of least noise, ``(B, A)`` and ``(B, V)``."""
+        """The masks under which the patches of least noise, ``(B, A)`` and ``(B, V)``, are visible."""
         return Masks(
             video=video_noise.argsort(1),
             audio=audio_noise.argsort(1),
@@ -185,33 +199,36 @@ class CavMae(Backbone, Pretrained):
         )
 
     def _visible(self, kind: str, kept: int, full: int) -> int:
-        """How many of a clip's ``kept`` patches are seen. Raises UserError where none is, or none is hidden."""
+        """How many of a clip's ``kept`` patches are visible. Raises UserError where none is, or none is masked."""
         seen = int((full if self.visible_of == "grid" else kept) * (1 - self.mask_ratio))
         if seen >= kept:
             raise UserError(
-                f"mask_ratio: {self.mask_ratio} shows {seen} of {full} {kind} patches, but a clip keeps only {kept}: "
-                f"nothing is left to reconstruct; keep more than 1 - mask_ratio = {1 - self.mask_ratio:.3g} of them"
+                f"mask_ratio: invalid value {self.mask_ratio}: {seen} of {full} {kind} patches are visible, but a clip "
+                f"keeps only {kept}: must keep more than 1 - mask_ratio = {1 - self.mask_ratio:.3g} of them"
             )
         if not seen:
-            raise UserError(f"mask_ratio: {self.mask_ratio} hides all {kept} {kind} patches that a clip keeps")
+            raise UserError(
+                f"mask_ratio: invalid value {self.mask_ratio}: masks all {kept} {kind} patches that a clip keeps: "
+                "must leave one visible"
+            )
         return seen
 
     def contrast(self, audio: Tensor, video: Tensor) -> Tensor:
-        """The weighted InfoNCE of each pair of embeddings (B, D): (B,)."""
+        """The weighted contrastive loss (InfoNCE) of each pair of embeddings (B, D): (B,)."""
         both = self.form == "stella"
         return self.contrastive_weight * losses.contrastive(audio, video, self.temperature, both=both)
 
     def embed(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """Means over the tokens of each modality alone, ``(audio (B, D), video (B, D))``, not normalised."""
+        """Mean-pooled embeddings of each modality alone, ``(audio (B, D), video (B, D))``, not normalised."""
         audio, video = self.encode(clip)
         return self.alone(audio, "audio").mean(1), self.alone(video, "video").mean(1)
 
     def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """Each patch alone, ``(audio (B, A, D), video (B, V, D))``, before tables and blocks."""
+        """Patch embeddings ``(audio (B, A, D), video (B, V, D))``, before position tables and blocks."""
         return self.audio.embed(clip.audio), self.video.embed(clip.video)
 
     def encode(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """Tokens of each modality's own blocks ``(audio (B, A, D), video (B, V, D))``, ready to be fused."""
+        """Tokens of each modality's encoder ``(audio (B, A, D), video (B, V, D))``, ready to be fused."""
         return self._encode(clip.audio, clip.audio_at, "audio"), self._encode(clip.video, clip.video_at, "video")
 
     def _encode(self, patches: Tensor, at: Tensor, kind: str) -> Tensor:
@@ -219,13 +236,13 @@ class CavMae(Backbone, Pretrained):
         (count, numbers), most, allowed = patches.shape[1:], len(stream.table), stream.embed.in_features
         if count > most or numbers != allowed:
             raise UserError(
-                f"clip: {count} {kind} patches of {numbers} numbers do not fit a backbone for {most} of {allowed}: "
-                "give it the frames, height, width, times and mels of the scenario, and cut by its patch"
+                f"clip: {count} {kind} patches of {numbers} values do not fit the backbone (at most {most} of "
+                f"{allowed}): set its frames, height, width, times and mels to the scenario's, and cut by its patch"
             )
         return stream(patches, at)
 
     def alone(self, tokens: Tensor, kind: Literal["audio", "video"]) -> Tensor:
-        """Encoded tokens of one modality (B, L, D) through the fusion blocks with that modality's norms."""
+        """Tokens of one modality (B, L, D) through the fusion blocks with that modality's norms, and the last norm."""
         for block in self.fusion:
             tokens = block(tokens, kind)
         return getattr(self, kind).norm(tokens)
@@ -238,7 +255,7 @@ class CavMae(Backbone, Pretrained):
         return tokens[:, : audio.shape[1]], tokens[:, audio.shape[1] :]
 
     def decode(self, audio: Tensor, video: Tensor, seen: Clip, hidden: Clip) -> tuple[Tensor, Tensor]:
-        """Decoder tokens ``(audio (B, A, E), video (B, V, E))`` of joint ones: those seen, then those hidden."""
+        """Decoder tokens ``(audio (B, A, E), video (B, V, E))`` of fused ones: the visible, then the masked."""
         audio = self._decoder_input(audio, "audio", seen.audio_at, hidden.audio_at)
         video = self._decoder_input(video, "video", seen.video_at, hidden.video_at)
         if self.form == "stella":
@@ -260,7 +277,7 @@ class CavMae(Backbone, Pretrained):
         return self.decoder_norm(tokens)
 
     def no_decay(self) -> Iterable[str]:
-        """The tables of positions."""
+        """The position tables."""
         return [name for name, _ in self.named_parameters() if name.endswith("table")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from avcl.backbones.weights import load_state, load_weights, save_weights
 from avcl.errors import UserError
 from avcl.settings import build
+from avcl.utils.atomic import write_json
 
 SETTINGS, WEIGHTS = "config.json", "model.safetensors"
 
@@ -21,7 +21,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
     """Gives a backbone ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``."""
 
     def _save_pretrained(self: Any, save_directory: Path) -> None:
-        (save_directory / SETTINGS).write_text(json.dumps(self.settings(), indent=2))
+        write_json(save_directory / SETTINGS, self.settings())
         save_weights(save_directory / WEIGHTS, self)
 
     @classmethod
@@ -36,7 +36,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
         revision: str | None = None,
         **settings: Any,
     ) -> Self:
-        """The backbone of ``"owner/name"`` on the Hub, of a folder, or of any weights file that avcl wrote.
+        """Load a backbone from ``"owner/name"`` on the Hub, from a folder, or from any weights file of avcl.
 
         Its settings are those in the file; ``settings`` change them. Every name and every shape must fit.
         """

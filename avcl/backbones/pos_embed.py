@@ -1,4 +1,4 @@
-"""Sine and cosine tables for the two grids of patches, in the order in which avcl counts patches."""
+"""Sine-cosine position embeddings for the two grids of patches, in the order in which avcl counts patches."""
 
 import torch
 from einops import rearrange, repeat
@@ -9,7 +9,7 @@ from avcl.clip import Grid
 
 
 def video_table(grid: Grid, dim: int) -> Tensor:
-    """The table of video patches, (V, D): D/2 channels for the column, then D/2 for the row.
+    """Sine-cosine position embeddings of video patches, (V, D): D/2 channels for the column, then D/2 for the row.
 
     Every frame has the same vectors; a table that is learned tells frames apart in time.
     """
@@ -19,7 +19,7 @@ def video_table(grid: Grid, dim: int) -> Tensor:
 
 
 def audio_table(grid: Grid, dim: int) -> Tensor:
-    """The table of audio patches, (A, D): D/2 channels for the time, then D/2 for the frequency."""
+    """Sine-cosine position embeddings of audio patches, (A, D): D/2 channels for time, then D/2 for frequency."""
     return build_sincos2d_pos_embed([grid.times, grid.freqs], dim, interleave_sin_cos=True)
 
 

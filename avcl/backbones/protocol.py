@@ -1,4 +1,4 @@
-"""What a backbone promises: clips in, per-clip loss terms and embeddings out."""
+"""The contract of a backbone: clips in, per-clip loss terms and embeddings out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Backbone(nn.Module, Component):
 
     @abstractmethod
     def forward(self, clip: Clip, masks: Masks | None = None) -> Output:
-        """Loss terms and embeddings of the visible patches; draws masks from torch's own generator if none."""
+        """Loss terms and embeddings of the visible patches; draws masks from torch's global generator if None."""
 
     @abstractmethod
     def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
@@ -56,12 +56,12 @@ class Backbone(nn.Module, Component):
         return self.fuse(*self.encode(clip))
 
     def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """Each patch alone, ``(audio (B, A, E), video (B, V, E))``: embedded, but not yet told where it is.
+        """Patch embeddings ``(audio (B, A, E), video (B, V, E))``, without positions.
 
-        The patches' own numbers for a backbone that has no such embedding.
+        The raw patches for a backbone that has no such embedding.
         """
         return clip.audio, clip.video
 
     def no_decay(self) -> Iterable[str]:
-        """Names of parameters that weight decay must leave alone, besides all of one dimension."""
+        """Names of parameters without weight decay, besides all of one dimension."""
         return ()

@@ -1,28 +1,27 @@
-"""avcl's own weights on disk: safetensors files that say what they are the weights of."""
+"""avcl's own weights files: safetensors whose metadata names the backbone and its settings."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from avcl.backbones.protocol import Backbone
 from avcl.errors import UserError
-from avcl.utils.atomic import aside_of
+from avcl.utils.atomic import replacing
 
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What ``save_weights`` wrote: the backbone's name and settings, and one state for each module by prefix."""
+    """The content of a weights file: the backbone's name and settings, and a state dict for each module."""
 
     source: Path
     name: str
@@ -30,7 +29,7 @@ class Weights:
     states: dict[str, dict[str, Tensor]]
 
     def fill(self, backbone: Backbone) -> dict[str, Tensor]:
-        """Fill the backbone; returns the tensors of further modules by full name, a learner's ``initial``."""
+        """Load the backbone's weights; returns the tensors of further modules by full name, a learner's ``initial``."""
         try:
             load_state(backbone, self.states["backbone"], self.source)
         except UserError as error:
@@ -44,7 +43,7 @@ class Weights:
 def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Module | State] | None = None) -> None:
     """Write a safetensors file: the backbone under ``backbone.``, each further module under its own name.
 
-    It is written aside and renamed when it is whole.
+    Equal weights and settings give equal bytes.
     """
     path = Path(path)
     states = {"backbone": backbone.state_dict()} | {
@@ -56,26 +55,26 @@ def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Mo
         for key, value in state.items()
     }
     about = {"format": "avcl", "name": backbone.name, "settings": json.dumps(backbone.settings())}
-    aside = aside_of(path)
+    content = save(tensors, about)
+    # The library writes tensors in a fixed order, but metadata in one that changes from call to call.
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start]) | {"__metadata__": about}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.touch()
-            mode = aside.stat().st_mode
-            save_file(tensors, aside, metadata=about)
-            aside.chmod(mode)  # new safetensors makes files that nobody but their owner can read
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except (SafetensorError, OSError) as error:
+        with replacing(path) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(memoryview(content)[start:])
+    except OSError as error:
         raise UserError(f"{path}: cannot be written ({str(error).partition('] ')[2] or error})") from None
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Read what ``save_weights`` wrote. Nothing is ever unpickled."""
+    """Read a file of ``save_weights``. Nothing is ever unpickled."""
     tensors, about = read_safetensors(path)
     if about.get("format") != "avcl":
-        raise UserError(f"{path}: not written by avcl; `avcl weights import` makes what avcl reads of it")
+        raise UserError(f"{path}: not written by avcl; convert it with `avcl weights import`")
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
@@ -83,14 +82,16 @@ def load_weights(path: str | Path) -> Weights:
     try:
         name, settings = about["name"], dict(json.loads(about["settings"]))
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{path}: damaged: it does not say what it is the weights of; make it anew") from None
+        raise UserError(
+            f"{path}: corrupt: no name and settings of a backbone in its metadata; write it again"
+        ) from None
     if "backbone" not in states:
-        raise UserError(f"{path}: damaged: it has no backbone, only {', '.join(states) or 'nothing'}; make it anew")
+        raise UserError(f"{path}: corrupt: no backbone, only {', '.join(states) or 'nothing'}; write it again")
     return Weights(source=Path(path), name=name, settings=settings, states=states)
 
 
 def load_state(module: nn.Module, state: State, source: str | Path) -> None:
-    """Fill ``module`` from ``state``; every name and every shape must agree, else one line says which do not."""
+    """Load ``state`` into ``module``; UserError names what is missing, unexpected or of another shape."""
     own = module.state_dict()
     wrong = [f"missing {key}" for key in own if key not in state]
     wrong += [f"unexpected {key}" for key in state if key not in own]
@@ -100,16 +101,21 @@ def load_state(module: nn.Module, state: State, source: str | Path) -> None:
         if key in state and state[key].shape != own[key].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise UserError(
-            f"{source}: does not fit {type(module).__name__}: {', '.join(wrong[:4])}{more}; "
+            f"{source}: does not fit {type(module).__name__}: {first_few(wrong)}; "
             "build it with the settings that the weights were made with"
         )
     module.load_state_dict(dict(state))
 
 
+def first_few(parts: Iterable[str]) -> str:
+    """``"a, b, c, d and 8 more"``."""
+    known = list(parts)
+    return ", ".join(known[:4]) + (f" and {len(known) - 4} more" if len(known) > 4 else "")
+
+
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file by name, and what it says about itself."""
+    """All tensors of a safetensors file by name, and its metadata."""
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -25,10 +25,11 @@ import torch
 
 from avcl.clip import Shape
 from avcl.data import transforms
-from avcl.data.dataset import Files, Source, glance
-from avcl.data.store.encode import Clip
+from avcl.data.dataset import Files
+from avcl.data.source import Record, Source, glance
 from avcl.data.store.format import Form, Store
-from avcl.data.store.write import Making, finish
+from avcl.data.store.prepare import finish
+from avcl.data.store.write import Making
 from avcl.scenario import augmenting
 
 SECONDS, RATE, WINDOW = 10, 44100, 4.0
@@ -59,39 +60,36 @@ def measure(folder: Path, paths: Sequence[Path], rounds: int) -> None:
     sources = [Source(str(path), 0, 0, number, path.name) for number, path in enumerate(paths)]
     say("                       MB a clip   making   evaluating   training   (clips a second)")
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
-    row("files", size, None, sources, rounds)
+    measure_reading("files", size, None, sources, rounds)
     height, width = transforms.store_size(SHAPE.height, SHAPE.width)
     for codec, quality in (("jpeg", 90), ("png", 0)):
         form = Form(height, width, 8.0, SECONDS, codec, quality)
-        clips = [Clip("train", "task", "class", source) for source in sources]
+        clips = [Record("train", "task", "class", source) for source in sources]
         making = Making(folder / codec, clips, form)
-        making.claim()
-        seconds = taken(lambda making=making: list(making.make(making.shards(), workers=1)))  # type: ignore[misc]
+        making.begin()
+        seconds = taken(lambda making=making: list(making.make(making.missing(), workers=1)))  # type: ignore[misc]
         size = sum(shard["bytes"] for shard in finish(making.folder)["shards"]) / len(paths) / 1e6
-        kept = [entry.source for entry in Store(making.folder).entries]
-        row(f"store, {codec} at 8 a second", size, len(paths) / seconds, kept, rounds)
+        kept = [clip.source for clip in Store(making.folder).records]
+        measure_reading(f"store, {codec} at 8 a second", size, len(paths) / seconds, kept, rounds)
     looking = taken(lambda: [(source.digest(), glance(source, WINDOW, SECONDS)) for source in sources])
     say(f"check, of files: {len(paths) / looking:.1f} clips a second")
 
 
-def row(name: str, size: float, making: float | None, sources: Sequence[Source], rounds: int) -> None:
+def measure_reading(name: str, size: float, making: float | None, sources: Sequence[Source], rounds: int) -> None:
     """Read every clip in ``rounds`` epochs, as evaluation and as training do, and write a line."""
     clips = Files(sources, SHAPE, WINDOW, SECONDS)
 
-    def read() -> None:
-        for number in range(len(clips)):
-            clips[number]
-
     def evaluate() -> None:
-        for _ in range(rounds):
-            read()
+        for number in range(rounds * len(clips)):
+            clips[number % len(clips)]
 
     def train() -> None:
         for epoch in range(rounds):
             with augmenting(seed=0, epoch=epoch):
-                read()
+                for number in range(len(clips)):
+                    clips[number]
 
-    read()  # what is loaded on first use
+    evaluate()  # what is loaded on first use
     evaluating, training = (len(clips) * rounds / taken(work) for work in (evaluate, train))
     made = f"{making:.1f}" if making else "-"
     say(f"{name:24}{size:8.2f}{made:>9}{evaluating:13.1f}{training:11.1f}")

@@ -1,4 +1,4 @@
-"""What runs on this machine, and why: versions, CUDA, decoders, plugins, and what plugins say of themselves."""
+"""What runs on this machine, and why: versions, CUDA, decoders, plugins, and what plugins report."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.table import Table
-
-from avcl.cli.plugins import write
+from avcl.cli.plugins import table_of
 from avcl.registry import Registry
+from avcl.utils.console import write
 
 PACKAGES = ("avcl", "torch", "torchvision", "torchaudio", "avalanche-lib", "timm", "av", "numpy")
 DECODERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis")
-"""What nearly all clips of the field are coded in."""
+"""Codecs of nearly all clips in the field."""
 
 
 def show(registry: Registry) -> None:
     """Print the report."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("what", "state"):
-        table.add_column(head, overflow="fold", no_wrap=True)
+    table = table_of("what", "state")
     for what, state in report(registry):
         table.add_row(what, state)
     write(table)

@@ -1,26 +1,28 @@
-"""The command line: the verbs, and nothing but verbs."""
+"""The command line: its commands, and nothing but commands."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from avcl.cli.arguments import Bundled, Config, Device, Name, Sets
+from avcl.cli.data import data_app
+from avcl.cli.weights import WeightsFile, weights_app
 from avcl.errors import StoppedError, UserError
 
-# A verb imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
+# A command imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
 # file should wait for torch and plugins.
 
 
-class Verbs(TyperGroup):
+class Commands(TyperGroup):
     """Ends with one line and code 2 where the user can mend it; ``--debug`` shows where it was found."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -36,14 +38,7 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
-
-Config = Annotated[Path, typer.Argument(help="A YAML file of settings.", show_default=False)]
-Sets = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in learner.lr=1e-4.", show_default=False),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)]
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -61,8 +56,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", envvar="AVCL_DEBUG", help="Show tracebacks and details.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="AVCL_DEBUG", help="Show tracebacks and debug messages.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Continual audio-video pre-training: methods, streams and evaluations in one place."""
     logging.basicConfig(format="avcl: %(message)s")
@@ -73,23 +72,25 @@ def options(
 def train(
     config: Config,
     sets: Sets = [],  # noqa: B006
-    out: Annotated[str, typer.Option(help="The folder to make.", show_default=False)] = "",
+    out: Annotated[str, typer.Option(help="Run folder (default: runs/STRATEGY-SCENARIO).", show_default=False)] = "",
     device: Device = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, take one step, say what is to come.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run folder's checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan after one training step; write nothing.")
+    ] = False,
 ) -> None:
-    """Train over a stream of tasks and evaluate after each of them."""
-    from avcl.config.files import dump, load
+    """Train over a stream of tasks and evaluate after each task."""
+    from avcl.config.files import dump_config, read_config
 
-    raw = _overridden(load(config, sets), out=out, device=device)
+    raw = _overridden(read_config(config, sets), out=out, device=device)
 
-    from avcl.cli.plugins import write
     from avcl.experiment.run import Run
     from avcl.report.tables import matrix_table
+    from avcl.utils.console import write
 
     run = Run.from_config(raw)
     if dry_run:
-        write(dump(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
+        write(dump_config(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
         return
     results = run.train(resume=resume)
     for metric in results["metrics"].values():
@@ -102,21 +103,38 @@ def train(
 @app.command()
 def pretrain(
     config: Config,
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", show_default=False)],
+    out: WeightsFile,
     sets: Sets = [],  # noqa: B006
     device: Device = "",
-    frozen: Annotated[bool, typer.Option("--frozen", help="Train the strategies' modules, not the backbone.")] = False,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Freeze the backbone; train the strategies' modules alone.")
+    ] = False,
 ) -> None:
-    """Train on the scenario's pre-training clips and write the weights to start from."""
-    from avcl.config.files import load
+    """Pre-train on the scenario's pre-training clips and write initial weights for `avcl train`."""
+    from avcl.config.files import read_config
 
-    _checked_safetensors(out)
-    raw = _overridden(load(config, sets), device=device)
+    raw = _overridden(read_config(config, sets), device=device)
 
     from avcl.experiment import pretraining
     from avcl.experiment.run import Run
 
     pretraining.pretrain(Run.from_config(raw), out, frozen)
+
+
+@app.command()
+def init(
+    name: Bundled = "run",
+    out: Annotated[Path | None, typer.Option(help="File to write (default: NAME.yaml).", show_default=False)] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the bundled run files; write nothing.")] = False,
+) -> None:
+    """Copy a bundled run file, to edit and train with."""
+    from avcl.config.bundled import bundled_files, copy_file
+    from avcl.utils.console import write
+
+    if list_:
+        write(*(f"{name:<18}{path.read_text().partition(chr(10))[0][2:]}" for name, path in bundled_files().items()))
+    else:
+        write(f"{copy_file(name, out or Path(f'{name}.yaml'))} is written; edit it, then `avcl train` it")
 
 
 @app.command("list")
@@ -129,135 +147,21 @@ def list_() -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A name that `avcl list` shows.", show_default=False)]) -> None:
-    """Show what a component is, the paper behind it, and its settings."""
+def show(name: Name) -> None:
+    """Show what a component is, its paper, and its settings with type, default and help."""
     from avcl.cli.plugins import show_one
     from avcl.registry import registry
 
     show_one(registry(), name)
 
 
-data = typer.Typer(no_args_is_help=True, help="Look into a scenario's clips, and decode them once for all.")
-app.add_typer(data, name="data")
-
-
-@data.command("check")
-def data_check(
-    config: Config,
-    sets: Sets = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="A JSON file for the list of all clips.", show_default=False)] = None,
-) -> None:
-    """Count what is found, missing, unreadable, mute, still, short or double, per task and split.
-
-    It reads every container, and decodes until something is heard and moves; `prepare` decodes all.
-    """
-    from avcl.config.files import load
-
-    raw = load(config, sets)
-
-    from avcl.cli.plugins import write
-    from avcl.data.check import check, scenario_of_files
-
-    report = check(scenario_of_files(raw))
-    write(report.table(), f"fingerprint {report.fingerprint}")
-    if out:
-        report.write(out)
-        write(f"The list is in {out}")
-
-
-@data.command("prepare")
-def data_prepare(
-    config: Config,
-    out: Annotated[Path, typer.Option(help="The folder of the store.", show_default=False)],
-    sets: Sets = [],  # noqa: B006
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Make the I-th of N parts; merge them.")] = "1/1",
-    rate: Annotated[float, typer.Option(help="Frames a second, 0.1 to 240.")] = 8.0,
-    codec: Annotated[str, typer.Option(help="jpeg, or png, which loses nothing.")] = "jpeg",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG.")] = 90,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one on each core.")] = 0,
-) -> None:
-    """Decode every clip once into a store that `scenario.store` reads; the same command goes on after a stop."""
-    from avcl.config.files import load
-
-    share, _, parts = shard.partition("/")
-    if not (shard.isascii() and share.isdecimal() and parts.isdecimal() and 1 <= int(share) <= int(parts)):
-        raise UserError(f"--shard: {shard!r} is not allowed: I/N is needed, as in 1/8")
-    if not 0.1 <= rate <= 240:  # nor is it no number at all
-        raise UserError(f"--rate: {rate:g} is not allowed: 0.1 to 240 frames a second are needed")
-    if codec not in ("jpeg", "png"):
-        raise UserError(f"--codec: {codec!r} is not allowed: jpeg or png is needed")
-    raw = load(config, sets)
-
-    from avcl.cli.plugins import write
-    from avcl.data.check import prepare, scenario_of_files
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    options: Any = {"rate": rate, "codec": codec, "quality": quality, "workers": workers or cores}
-    for line in prepare(scenario_of_files(raw), out, share=int(share), of=int(parts), **options):
-        write(line)
-
-
-@data.command("merge")
-def data_merge(
-    parts: Annotated[list[Path], typer.Argument(help="Folders that `avcl data prepare --shard` made.")],
-    out: Annotated[Path, typer.Option(help="The folder of the store.", show_default=False)],
-) -> None:
-    """Bring the parts of a store together, and complete it."""
-    from avcl.cli.plugins import write
-    from avcl.data.check import merged
-
-    for line in merged(parts, out):
-        write(line)
-
-
-weights = typer.Typer(no_args_is_help=True, help="Look into weights files, and make them of other people's.")
-app.add_typer(weights, name="weights")
-
-
-@weights.command("import")
-def weights_import(
-    source: Annotated[str, typer.Argument(help="A file, or a name on the Hugging Face Hub.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", show_default=False)],
-    kind: Annotated[str, typer.Option(help="mae, cav-mae or stella.", show_default="what the names tell")] = "",
-    sets: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backbone: frames=8.", show_default=False),
-    ] = [],  # noqa: B006
-    zeros: Annotated[bool, typer.Option("--zeros", help="Begin what an MAE has not at zero, as the authors.")] = False,
-) -> None:
-    """Make weights to start from of an MAE, or of the authors' CAV-MAE or STELLA checkpoints."""
-    from avcl.config.files import load
-
-    _checked_safetensors(out)
-    if kind not in ("", "mae", "cav-mae", "stella"):
-        raise UserError(f"--kind: {kind!r} is not allowed: mae, cav-mae or stella is needed")
-    settings = load(sets=sets)
-
-    from avcl.backbones.convert.importing import import_weights
-    from avcl.cli.plugins import write
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one line of ours ends its retries
-    found = import_weights(source, kind or None, settings, zeros)  # type: ignore[arg-type]
-    found.save(out)
-    write(found.table(), found.summary(), f"{out} fits {found.usage()}")
-
-
-@weights.command("show")
-def weights_show(file: Annotated[Path, typer.Argument(help="A file that avcl wrote.", show_default=False)]) -> None:
-    """Show the settings that a weights file was made with, and what it holds."""
-    from avcl.backbones.weights import load_weights
-    from avcl.cli.plugins import write
-    from avcl.config.files import dump
-
-    found = load_weights(file)
-    write(dump({"backbone": {"name": found.name, **found.settings}}))
-    for name, state in found.states.items():
-        write(f"{name}: {len(state)} tensors, {sum(value.numel() for value in state.values()):,} numbers")
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 @app.command()
 def doctor() -> None:
-    """Say what runs on this machine and why: versions, CUDA, decoders, plugins, native ops."""
+    """Report what runs on this machine, and why: versions, CUDA, decoders, plugins, native ops."""
     from avcl.cli.doctor import show
     from avcl.registry import registry
 
@@ -267,8 +171,3 @@ def doctor() -> None:
 def _overridden(raw: dict[str, Any], **options: str) -> dict[str, Any]:
     """``raw`` with the options that were given."""
     return raw | {key: value for key, value in options.items() if value}
-
-
-def _checked_safetensors(out: Path) -> None:
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out: {str(out)!r} is not allowed: a name that ends in .safetensors is needed")

@@ -6,29 +6,38 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
+import avcl
+from avcl.config.build import Sections
+from avcl.memory import Memory
 from avcl.registry import KINDS, Plugin, Registry
-from avcl.settings import Component, Setting, describe, fields, plain
+from avcl.settings import Setting, describe, descriptions, fields, plain
+from avcl.training.learner import Learner, settings_of_learner
+from avcl.utils.console import write
+
+SECTIONS: dict[str, type] = {"learner": Learner, "memory": Memory, "run": Sections}
+"""What has settings without being a plugin's: sections of a run file, and its top."""
+
+NARROW = {"type": 16, "default": 10}
+"""Columns that leave a terminal's width to the help."""
 
 
 class Entry(NamedTuple):
-    """One line of the list: a component class, or the metrics or loggers of a plugin."""
+    """One line of the list: a class with settings, or the metrics or loggers of a plugin."""
 
     kind: str
     name: str
     plugin: Plugin
-    component: type[Component] | None = None
+    maker: type | None = None
 
     @property
     def home(self) -> str:
         """The module that it is written in."""
-        return self.component.__module__ if self.component else self.plugin.module
+        return self.maker.__module__ if self.maker else self.plugin.module
 
 
 def entries(registry: Registry) -> Iterator[Entry]:
@@ -38,12 +47,14 @@ def entries(registry: Registry) -> Iterator[Entry]:
             yield Entry(base.lower(), component.name, plugin, component)
     for hook in ("metrics", "loggers"):
         yield from (Entry(hook, plugin.name, plugin) for plugin in registry.plugins if hook in plugin.hooks)
+    for name, maker in SECTIONS.items():
+        yield Entry("section", name, Plugin(name, maker.__module__, f"avcl {avcl.__version__}"), maker)
 
 
 def show_all(registry: Registry) -> None:
     """Print what is installed, then what contradicts itself or is broken."""
     found = list(entries(registry))
-    table = _table("kind", "name", "what it is", "plugin", "distribution")
+    table = table_of("kind", "name", "what it is", "plugin", "distribution")
     for entry in found:
         plugin = entry.plugin
         table.add_row(entry.kind, entry.name, _first_line(entry), plugin.module, plugin.distribution)
@@ -52,7 +63,7 @@ def show_all(registry: Registry) -> None:
     for clash in sorted(filter(None, clashes)):
         write("", clash)
     if registry.broken:
-        table = _table("broken plugin", "distribution", "error")
+        table = table_of("broken plugin", "distribution", "error")
         for plugin in registry.broken:
             table.add_row(plugin.module, plugin.distribution, plugin.error)
         write("", table)
@@ -64,21 +75,23 @@ def show_one(registry: Registry, name: str) -> None:
     if not found:
         raise registry.unknown(name, *KINDS)
     for entry in found:
-        where = f"{entry.home}.{entry.component.__qualname__}" if entry.component else entry.home
+        where = f"{entry.home}.{entry.maker.__qualname__}" if entry.maker else entry.home
         write(f"{entry.kind} {entry.name}: {where}, from {entry.plugin}", *_documents(entry), "")
-        if entry.component:
-            table = _table("setting", "type", "default")
-            for row in _settings(entry.component):
+        if entry.maker:
+            table = table_of("setting", "type", "default", "help")
+            for row in settings_of(entry.maker):
                 table.add_row(*row)
             write(table if table.row_count else "It has no settings.", "")
 
 
-def _settings(component: type[Component], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    for key, setting in fields(component).items():
+def settings_of(maker: Callable[..., Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and help of every setting, those of nested components too; "-" for what is not described."""
+    told = descriptions(maker)
+    for key, setting in (settings_of_learner() if maker is Learner else fields(maker)).items():
         if setting.component and not setting.optional:
-            yield from _settings(setting.component, f"{prefix}{key}.")
+            yield from settings_of(setting.component, f"{prefix}{key}.")
         else:
-            yield prefix + key, describe(setting.annotation), _default(setting)
+            yield prefix + key, describe(setting.annotation), _default(setting), told.get(key, "-")
 
 
 def _default(setting: Setting) -> str:
@@ -91,35 +104,28 @@ def _default(setting: Setting) -> str:
 
 def _documents(entry: Entry) -> Iterator[str]:
     """The docstrings of the module, where a paper is named, and of the class."""
-    for text in (sys.modules[entry.home].__doc__, _own_doc(entry.component)):
+    for text in (sys.modules[entry.home].__doc__, _own_doc(entry.maker)):
         if text:
             yield ""
-            yield inspect.cleandoc(text)
+            yield inspect.cleandoc(text).partition("\nArgs:\n")[0].rstrip()  # the table tells them
 
 
 def _first_line(entry: Entry) -> str:
     """Of the class, else of its module."""
-    text = _own_doc(entry.component) or sys.modules[entry.home].__doc__ or ""
+    text = _own_doc(entry.maker) or sys.modules[entry.home].__doc__ or ""
     return inspect.cleandoc(text).partition("\n")[0]
 
 
-def _own_doc(component: Any) -> str | None:
+def _own_doc(maker: type | None) -> str | None:
     """A class's docstring, unless ``dataclass`` made it up from the signature."""
-    text = vars(component).get("__doc__") if component else None
-    return None if text and text.startswith(f"{component.__name__}(") else text
+    text = vars(maker).get("__doc__") if maker else None
+    return None if maker and text and text.startswith(f"{maker.__name__}(") else text
 
 
-def _table(*heads: str) -> Table:
+def table_of(*heads: str) -> Table:
+    """An empty table; on a narrow terminal its prose is folded, never its names."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold", no_wrap=head not in ("what it is", "error", "type"))
+        wraps = head in ("what it is", "error", "type", "default", "help", "state")
+        table.add_column(head, overflow="fold", no_wrap=not wraps, max_width=NARROW.get(head))
     return table
-
-
-def write(*parts: str | Table) -> None:
-    """Print to standard output: on a terminal as wide as it is, elsewhere one line for each row."""
-    console = Console(markup=False, highlight=False, emoji=False)
-    for part in parts:
-        if not console.is_terminal:
-            console.width = max(80, Measurement.get(console, console.options.update(max_width=10_000), part).maximum)
-        console.print(part, soft_wrap=isinstance(part, str))

@@ -1,4 +1,4 @@
-"""From nested settings to the parts of a run; all mistakes of a file in one message."""
+"""From nested settings to the components of a run; configuration errors are reported together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, NonNegativeInt
 
-from avcl.config.files import dump as dump
-from avcl.config.files import load as load
 from avcl.errors import SettingsError, UserError
 from avcl.registry import registry
-from avcl.settings import Component, Natural, build, check, fields, plain
+from avcl.settings import Component, build, fields, plain, validate
 
 if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
@@ -25,25 +23,38 @@ if TYPE_CHECKING:
 
 def _known_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise ValueError("input should be auto, cpu, cuda or cuda:N")
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
     return value
 
 
 @dataclass(kw_only=True)
 class Sections(Component):
-    """The top of a file. ``scenario``, ``backbone`` and ``strategy`` are names, or mappings with a ``name``."""
+    """The top level of a run file.
 
-    seed: Natural = 0
-    device: Annotated[str, AfterValidator(_known_device)] = "auto"
+    A component is its name, or a mapping of ``name`` and its settings; `avcl list` shows the names.
+
+    Args:
+        seed: Random seed of initial weights, masks, augmentation, the order of clips and the replay buffer.
+        device: Device to run on; auto is a CUDA device where there is one.
+        out: Run folder; null for runs/STRATEGY-SCENARIO.
+        weights: Initial weights: a .safetensors file, "bundled" for those that come with the scenario, or null.
+        scenario: Stream of tasks.
+        backbone: Audio-video model; the scenario gives it the shape of the clips.
+        strategy: Continual-learning method, or a list of methods that run together.
+        learner: Settings of the training loop; see `avcl show learner`.
+    """
+
+    seed: NonNegativeInt = 0
+    device: Annotated[str, AfterValidator(_known_device), "auto | cpu | cuda | cuda:N"] = "auto"
     out: Path | None = None
     weights: str | None = None
-    scenario: Any = "synthetic"
-    backbone: Any = "cav-mae"
-    strategy: Any = "finetune"
-    learner: Any = field(default_factory=dict)
+    scenario: Annotated[Any, "name | mapping"] = "synthetic"
+    backbone: Annotated[Any, "name | mapping"] = "cav-mae"
+    strategy: Annotated[Any, "name | mapping | list"] = "finetune"
+    learner: Annotated[Any, "mapping"] = field(default_factory=dict)
 
 
-def parts(raw: Mapping[str, Any]) -> dict[str, Any]:
+def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What ``Run`` is made of; raises one SettingsError with a line for every mistake in ``raw``.
 
     ``settings`` among them is ``raw`` with every default spelled out: it describes the same run.
@@ -53,10 +64,11 @@ def parts(raw: Mapping[str, Any]) -> dict[str, Any]:
     registry()  # where it cannot look at all, that is the one thing to say
     raw = {key: value for key, value in raw.items() if value is not None}
     wrong: list[str] = []
-    with _collect(wrong):
-        check(Sections, raw)
-    unusable = {line.partition(":")[0] for line in wrong}
-    top = Sections(**{key: raw[key] for key in raw.keys() & fields(Sections).keys() - unusable})
+    given: dict[str, Any] = {}
+    for key, value in raw.items():
+        with _collect(wrong):
+            given |= validate(Sections, {key: value})
+    top = Sections(**given)
     made: dict[str, Any] = {"seed": top.seed, "strategies": []}
     with _collect(wrong, "device"):
         made["device"] = _device(top.device)
@@ -71,7 +83,7 @@ def parts(raw: Mapping[str, Any]) -> dict[str, Any]:
         with _collect(wrong, where):
             made["strategies"].append(build(*_named("strategies", section, where), where))
     with _collect(wrong, "learner"):
-        made["learner"] = check(Learner, _mapping(top.learner, "learner"), "learner", without=OBJECTS)
+        made["learner"] = validate(Learner, _mapping(top.learner, "learner"), "learner", without=OBJECTS)
     if wrong:
         raise SettingsError(wrong)
     names = "+".join(part.name for part in made["strategies"])
@@ -80,7 +92,7 @@ def parts(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scenario_of(raw: Mapping[str, Any]) -> Scenario:
-    """The scenario that a file describes, whatever else is in it; SettingsError lists every mistake."""
+    """The scenario that a run file names, whatever else is in it; SettingsError lists every mistake."""
     return build(*_named("scenarios", raw.get("scenario", Sections.scenario), "scenario"), "scenario")
 
 
@@ -119,7 +131,7 @@ def _collect(wrong: list[str], where: str = "") -> Iterator[None]:
 
 def _mapping(section: Any, where: str, also: str = "") -> dict[str, Any]:
     if not isinstance(section, Mapping):
-        raise SettingsError([f"{where}: {section!r} is not allowed: {also}a mapping of settings is needed"])
+        raise SettingsError([f"{where}: invalid value {section!r}: must be {also}a mapping of settings"])
     return dict(section)
 
 
@@ -135,7 +147,7 @@ def _named(kind: str, section: Any, where: str) -> tuple[type[Any], dict[str, An
     values = {"name": section} if isinstance(section, str) else _mapping(section, where, "a name or ")
     name = values.pop("name", getattr(Sections, where.partition(".")[0]))
     if not isinstance(name, str):
-        raise SettingsError([f"{where}.name: {name!r} is not allowed: a name that `avcl list` shows is needed"])
+        raise SettingsError([f"{where}.name: invalid value {name!r}: must be a name that `avcl list` shows"])
     return registry().find(kind, name), values
 
 
@@ -147,12 +159,12 @@ def _backbone(cls: type[Backbone], values: dict[str, Any], scenario: Scenario | 
 
     if scenario is None:
         own = {key: value for key, value in values.items() if key not in Shape._fields}
-        check(cls, own, "backbone", without=Shape._fields)
+        validate(cls, own, "backbone", without=Shape._fields)
         return None
     wrong: list[str] = []
     for key, size in scenario.shape._asdict().items():
         if key in fields(cls) and values.setdefault(key, size) != size:
-            told = f"{values[key]!r} is not allowed: the clips of {scenario.name!r} have {size}; leave it out"
+            told = f"invalid value {values[key]!r}: must be {size}, as in the clips of {scenario.name!r}; leave it out"
             wrong.append(f"backbone.{key}: {told}")
             values[key] = size
     backbone = None
@@ -176,7 +188,7 @@ def _weights(source: str | None, scenario: Scenario | None) -> Weights | None:
         told = f"scenario {scenario.name!r} brings none"
     if not path.is_file():
         makers = "`avcl pretrain` or `avcl weights import`"
-        raise UserError(f"{source!r} is not allowed: {told}; give null, or a file that {makers} wrote")
+        raise UserError(f"invalid value {source!r}: {told}; must be null, or a file that {makers} wrote")
     return load_weights(path)
 
 
@@ -187,5 +199,6 @@ def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():
-        raise UserError(f"{device!r} is not allowed: there are {torch.cuda.device_count()} CUDA devices; give auto")
+        known = f"auto, cpu or one of {torch.cuda.device_count()} CUDA devices"
+        raise UserError(f"invalid value {device!r}: must be {known}")
     return device

@@ -1,4 +1,4 @@
-"""Nested settings from a YAML file and ``--set``, and back to text; a mistake is told with its place."""
+"""Nested settings from a YAML file and ``--set``, and back to text; every error names file, line and column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from avcl.errors import UserError
 
 
-def load(path: str | Path | None = None, sets: Iterable[str] = ()) -> dict[str, Any]:
+def read_config(path: str | Path | None = None, sets: Iterable[str] = ()) -> dict[str, Any]:
     """The nested settings of a YAML file, changed by assignments such as ``strategy.memory.capacity=100``."""
     tree = {} if path is None else _read(Path(path))
     for assignment in sets:
@@ -20,8 +20,8 @@ def load(path: str | Path | None = None, sets: Iterable[str] = ()) -> dict[str, 
     return tree
 
 
-def dump(settings: Mapping[str, Any]) -> str:
-    """Nested settings as YAML text, which ``load`` reads back as they are."""
+def dump_config(settings: Mapping[str, Any]) -> str:
+    """Nested settings as YAML text, which ``read_config`` reads back as they are."""
     return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
@@ -62,13 +62,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = _parse(path.read_text(encoding="utf-8"), lambda line, column: f"{path}:{line}:{column}")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a YAML file such as examples/run.yaml") from None
+        raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: {tree!r} is not allowed: a mapping of settings is needed")
+        raise UserError(f"{path}: invalid value {tree!r}: must be a mapping of settings")
     return tree
 
 
@@ -87,7 +87,7 @@ def _parse(text: str, place: Callable[[int, int], str]) -> Any:
 def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
-        raise UserError(f"--set {assignment}: key=value is needed, as in --set learner.lr=1e-4")
+        raise UserError(f"--set {assignment}: must be key=value, as in learner.lr=1e-4")
     return _put(tree, key.split("."), _parse(text, lambda line, column: f"--set {assignment}"), key)
 
 

@@ -94,7 +94,7 @@ def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
 
     Mixed down to one channel by FFmpeg's weights, which sum to one (for stereo: the average), in 16 bits, as
     in the extracted files of the papers. Always decoded from the beginning, so that any part equals that part
-    of the whole. Sound that begins late has silence before it; sound that never changes is refused as mute.
+    of the whole. Sound that begins late has silence before it; sound that never changes is refused as silent.
     """
     with _reported(path, "audio"), _opened(path) as container:
         stream = _audio(container)
@@ -106,7 +106,7 @@ def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
         if not len(wave):
             raise bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
-            raise bad(path, "mute")
+            raise bad(path, "silent")
         return torch.from_numpy(wave.astype(np.float32) / 2**15)
 
 
@@ -115,12 +115,10 @@ def _reported(path: str, part: str) -> Iterator[None]:
     """Every complaint of FFmpeg, of the system too, becomes a BadClip."""
     try:
         yield
-    except av.error.InvalidDataError:
-        raise bad(path, f"damaged {part}") from None
     except OSError as error:
-        raise bad(path, (error.strerror or f"unreadable {part}").lower()) from None
+        raise bad(path, (error.strerror or f"corrupt {part}").lower()) from None
     except (av.error.FFmpegError, IndexError):  # IndexError: PyAV, at a stream that appears midway
-        raise bad(path, f"unreadable {part}") from None
+        raise bad(path, f"corrupt {part}") from None
 
 
 def _opened(path: str) -> InputContainer:
@@ -128,7 +126,7 @@ def _opened(path: str) -> InputContainer:
     try:
         return av.open(os.path.abspath(path), options={"fflags": "+discardcorrupt"}, metadata_errors="replace")
     except (av.error.InvalidDataError, av.error.EOFError):
-        raise bad(path, _unreadable(path)) from None
+        raise bad(path, _not_opened(path)) from None
 
 
 def bad(path: str, reason: str) -> BadClip:
@@ -136,7 +134,7 @@ def bad(path: str, reason: str) -> BadClip:
     return BadClip(os.fsencode(path).decode(errors="replace"), reason)
 
 
-def _unreadable(path: str) -> str:
+def _not_opened(path: str) -> str:
     """Why FFmpeg makes nothing of a file."""
     with open(path, "rb") as file:
         head = file.read(8)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from avcl.data import decode
-from avcl.data.dataset import Source
+from avcl.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ def decode_picture(file: object, name: str) -> Tensor:
     except FileNotFoundError:
         raise decode.bad(name, "no such picture") from None
     except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
-        raise decode.bad(name, "damaged picture") from None
+        raise decode.bad(name, "corrupt picture") from None

@@ -1,22 +1,23 @@
 """What every scenario of media files has in common: shape, inspection before training, one dataset."""
 
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction as Rational
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import PositiveFloat, PositiveInt
+
 from avcl.clip import Shape
-from avcl.data import transforms, windows
-from avcl.data.dataset import Files, Source, inspect
-from avcl.data.fingerprint import fingerprint
+from avcl.data.dataset import Files
+from avcl.data.fingerprint import fingerprint_of
+from avcl.data.source import Record, Source, inspect
+from avcl.data.store.compatible import mismatches, wider
 from avcl.data.store.format import Store
 from avcl.errors import BadClip, UserError
 from avcl.scenario import Scenario, Split
-from avcl.settings import Count, Fraction, Positive, fields
+from avcl.settings import Fraction, fields
 from avcl.utils.console import in_threads
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,6 @@ ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".vob"),
     *(".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf"),
 )
-
-FASTEST = 240  # frames a second that a store may have
-# Settings that choose clips: those in words by how much they choose, the least first; at most so many; by name.
-RANKS: dict[str, tuple[str | None, ...]] = {
-    "gallery": ("task classes", "all"),
-    "pretraining": (None, "unused", "authors"),
-}
-CAPS = ("train_per_class", "eval_per_class")
-LISTS = ("order", "pretraining_lists")
 
 
 class Absent(NamedTuple):
@@ -47,28 +39,33 @@ class Absent(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class FromFiles(Scenario):
+class FileScenario(Scenario):
     """Tasks of media files; a subclass names the tasks and lists the ``sources``.
 
-    ``frames``, ``height``, ``width``: what of a video a sample shows · ``times``, ``mels``: the size of its
-    log-mel spectrogram, 10 ms for each of the times · ``window``: seconds over which the frames are spread ·
-    ``seconds``: how much of every file is used, from its start · ``max_bad_share``: share of a task's files
-    that may be unusable; they are skipped and named in the log · ``store``: a folder that ``avcl data prepare``
-    made of these clips, to be read in place of the files.
+    Args:
+        frames: Frames that a sample shows, evenly spread over the window (paper: 4).
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        times: Time steps of the log-mel spectrogram, 10 ms each.
+        mels: Mel bands of the spectrogram.
+        window: Seconds over which the frames are spread.
+        seconds: Seconds of every file that are used, from its start.
+        max_bad_share: Share of a task's files that may be unusable; they are skipped and named in the log.
+        store: Folder that `avcl data prepare` made of these clips, read in place of the files.
     """
 
-    frames: Count = 4
-    height: Count = 224
-    width: Count = 224
-    times: Count = 1024
-    mels: Count = 128
-    window: Positive = 4.0
-    seconds: Positive = 10.0
+    frames: PositiveInt = 4
+    height: PositiveInt = 224
+    width: PositiveInt = 224
+    times: PositiveInt = 1024
+    mels: PositiveInt = 128
+    window: PositiveFloat = 4.0
+    seconds: PositiveFloat = 10.0
     max_bad_share: Fraction = 0.1
     store: str | None = None
 
     def sources(self, split: Split) -> Sequence[Source]:
-        """All files of a split, before anybody looked into them."""
+        """All files of a split, before any is checked."""
         raise NotImplementedError
 
     @property
@@ -84,7 +81,7 @@ class FromFiles(Scenario):
     @property
     def selection(self) -> dict[str, Any]:
         """The settings that decide which clips there are, whatever is read of them; a store remembers them."""
-        mine = {key: value for key, value in self.settings().items() if key not in fields(FromFiles)}
+        mine = {key: value for key, value in self.settings().items() if key not in fields(FileScenario)}
         mine.pop("root", None)  # the same clips may lie anywhere
         return mine | ({"order": list(self.task_names)} if "order" in mine else {})
 
@@ -92,6 +89,11 @@ class FromFiles(Scenario):
     def class_names(self) -> tuple[str, ...]:
         """The classes by label."""
         raise NotImplementedError
+
+    def records(self) -> list[Record]:
+        """All clips that are there, those to pre-train on included."""
+        spare: Any = self.pretraining_clips()
+        return self._listed() + [Record("pretraining", "", "", source) for source in (spare.sources if spare else ())]
 
     @property
     def shape(self) -> Shape:
@@ -123,19 +125,7 @@ class FromFiles(Scenario):
             return
         if store is None:
             return
-        form = store.form
-        size = transforms.store_size(self.height, self.width)
-        if (form.height, form.width) != size:
-            kept = f"{form.height} x {form.width}"
-            yield f"store: its frames are {kept}; {size[0]} x {size[1]} are needed for height and width"
-        if form.seconds < self.seconds:
-            yield f"store: has {form.seconds:g} seconds of every clip; seconds asks for {self.seconds:g}"
-        needed = grid_rate(self.seconds, self.window, self.frames)
-        if needed > FASTEST:
-            yield "store: no rate has all moments that frames and window ask for; change them, or read the files"
-        elif not is_multiple(form.rate, needed):
-            lacks = f"has {form.rate:g} frames a second; frames and window need {needed:g}"
-            yield f"store: {lacks}: prepare with --rate {needed:g}"
+        yield from mismatches(store, self.shape, self.window, self.seconds)
         try:
             wanted = self.selection
         except (KeyError, UserError):  # tasks that there are not: the subclass says so
@@ -149,16 +139,26 @@ class FromFiles(Scenario):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the clips that are there, good or bad: split, task, name and content of each."""
-        listed = [(split, source) for split in SPLITS for source in self.sources(split)]
-        digests = list(in_threads(lambda pair: pair[1].digest(), listed, "taking the data's fingerprint"))
-        names = [(split, self.task_names[source.task], source.name) for split, source in listed]
-        return fingerprint((*name, text) for name, text in zip(names, digests, strict=True))
+        listed = self._listed()
+        digests = in_threads(lambda clip: clip.source.digest(), listed, "taking the data's fingerprint")
+        return fingerprint_of(
+            (clip.split, clip.task, clip.source.name, text) for clip, text in zip(listed, digests, strict=True)
+        )
+
+    def _listed(self) -> list[Record]:
+        """The clips of the tasks that are there."""
+        tasks, classes = self.task_names, self.class_names
+        return [
+            Record(split, tasks[source.task], classes[source.label], source)
+            for split in SPLITS
+            for source in self.sources(split)
+        ]
 
     @cached_property
     def _faults(self) -> dict[str, BadClip | None]:
         """What is wrong with each file, by its packets; UserError where too many of a task are bad."""
         listed = [source for split in SPLITS for source in self.sources(split)]
-        faults = self._looked_into(listed)
+        faults = self._inspected(listed)
         for task, name in enumerate(self.task_names):
             mine = [faults[source.path] for source in listed if source.task == task]
             bad = [fault for fault in mine if fault]
@@ -169,10 +169,10 @@ class FromFiles(Scenario):
                 )
         return faults
 
-    def _looked_into(self, listed: Sequence[Source]) -> dict[str, BadClip | None]:
+    def _inspected(self, listed: Sequence[Source]) -> dict[str, BadClip | None]:
         """What is wrong with each file, by its path; the bad ones are named in the log."""
-        log.info("looking into %s files", f"{len(listed):,}")
-        found_out = in_threads(self._fault, listed, "looking into files")
+        log.info("checking %s files", f"{len(listed):,}")
+        found_out = in_threads(self._fault, listed, "checking files")
         faults = dict(zip([source.path for source in listed], found_out, strict=True))
         found = [fault for fault in faults.values() if fault]
         for fault in found:
@@ -187,41 +187,3 @@ class FromFiles(Scenario):
         except BadClip as fault:
             return fault
         return None
-
-
-def grid_rate(seconds: float, window: float, frames: int) -> float:
-    """The least frames a second of a store that has every moment of every window in clips of ``seconds``."""
-    steps = [Rational(window).limit_denominator(10_000) / frames] if frames > 1 else []
-    if windows.room(seconds, window) > 1 or not steps:  # else every window is the first
-        steps.append(Rational(windows.STEP))
-    below = math.lcm(*(step.denominator for step in steps))
-    return below / math.gcd(*(int(step * below) for step in steps))
-
-
-def is_multiple(rate: float, needed: float) -> bool:
-    """Whether a store of ``rate`` has all moments of one of ``needed``."""
-    return rate > needed / 2 and abs(rate / needed - round(rate / needed)) < 1e-5  # 3.33333 is 10 / 3
-
-
-def wider(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each setting that asks for clips which a store that was prepared with ``had`` need not have."""
-    for name in (name for name in had if name in wanted):
-        one, other, ranks = had[name], wanted[name], RANKS.get(name, ())
-        more = name == "eval_share" and other != one
-        if one in ranks and other in ranks:
-            more = ranks.index(other) > ranks.index(one)
-        elif name in CAPS and isinstance(one, int):
-            more = other is None or other > one
-        elif name in LISTS and isinstance(one, list) and isinstance(other, list):
-            other = [part for part in other if part not in one]
-            more = bool(other)
-        if name == "train_per_class" and wanted.get("pretraining") == "authors":
-            more = other != one  # what the tasks do not train on is to be pre-trained on, and was kept as that
-        if more:
-            told = f"was prepared with {name} = {_shown(one)}; {_shown(other)} is asked for"
-            yield f"store: {told}: prepare again with it"
-
-
-def _shown(value: Any) -> str:
-    """As YAML has it."""
-    return "null" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

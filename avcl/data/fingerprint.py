@@ -22,7 +22,7 @@ def digest(paths: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def fingerprint(clips: Iterable[Sequence[str]]) -> str:
+def fingerprint_of(clips: Iterable[Sequence[str]]) -> str:
     """SHA-256 of clips, each some texts (split, task, name, digest), in whatever order."""
     lines = sorted("\t".join(clip) + "\n" for clip in clips)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

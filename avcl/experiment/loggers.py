@@ -1,4 +1,4 @@
-"""Where numbers go by default: TensorBoard, and a bar on a terminal or plain lines elsewhere."""
+"""The default loggers: TensorBoard, and a progress bar on a terminal or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bar(BaseLogger):
     """A progress bar over the whole stream with the time left; a line per epoch where there is no terminal.
 
     ``clips``: how many each task trains on · ``tasks``: their names in order · ``measure``: whose average
-    and forgetting is said after every evaluation.
+    and forgetting is shown after every evaluation.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Before the stream: the backbone, then the strategies' own modules, on classes that are in no task."""
+"""Pre-training before the stream: the backbone, then the strategies' own modules, on classes of no task."""
 
 from __future__ import annotations
 

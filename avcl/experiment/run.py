@@ -14,23 +14,24 @@ import torch
 from avcl.backbones.protocol import Backbone
 from avcl.backbones.weights import Weights, save_weights
 from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
-from avcl.config.build import parts
+from avcl.config.build import components_of
 from avcl.errors import StoppedError
 from avcl.experiment import checkpoint
-from avcl.experiment.run_folder import Folder
+from avcl.experiment.model_card import model_card
+from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
 from avcl.registry import registry
 from avcl.scenario import Scenario
 from avcl.strategy import Strategy
 from avcl.training.learner import Learner
-from avcl.utils import distributed
+from avcl.utils import atomic, distributed
 
 SAVE_EVERY = 600.0
 """Seconds between checkpoints within a task."""
 
 
 class Run:
-    """One experiment: a scenario, a backbone, one or several strategies, and a folder.
+    """One experiment: a scenario, a backbone, one or several strategies, and a run folder.
 
     ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins) · TensorBoard events ·
     ``results.json`` (the task matrix of every metric) and ``checkpoint.pt`` (the whole state), both written
@@ -54,7 +55,7 @@ class Run:
         settings: Mapping[str, Any] | None = None,
     ):
         self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
-        self.folder, self.seed, self.device = Folder(folder), seed, device
+        self.folder, self.seed, self.device = RunFolder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
         self.resumed_at = -1
@@ -62,7 +63,7 @@ class Run:
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Run:
         """The run that a configuration describes; SettingsError lists every mistake in it."""
-        return cls(**parts(raw))
+        return cls(**components_of(raw))
 
     @cached_property
     def benchmark(self) -> CLScenario:
@@ -95,7 +96,7 @@ class Run:
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Train over the stream, evaluate on all tasks after each, write everything down, return the results.
 
-        ``resume`` goes on from the folder's checkpoint. A folder that holds a run is never overwritten:
+        ``resume`` continues from the run folder's checkpoint. A folder that holds a run is never overwritten:
         UserError. A signal to stop is heard between two batches, and ends in StoppedError.
         """
         self.folder.claim(resume)
@@ -116,11 +117,11 @@ class Run:
         results = self.results(learner)
         if distributed.rank() == 0:
             save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
-            self.folder.write_card(self.settings, results)
+            atomic.write_text(self.folder / "README.md", model_card(self.settings, results))
         return results
 
     def dry_run(self) -> dict[str, str]:
-        """Build everything, take one step, write nothing; says what the run would be and what it would need."""
+        """The plan: build everything, take one step, write nothing; sizes, steps and memory of the run."""
 
         class OneStep(BaseSGDPlugin):
             def after_update(self, strategy: Learner, **kwargs: Any) -> None:
@@ -129,7 +130,7 @@ class Run:
         learner = self.learner(plugins=[OneStep()])
         clips = [len(experience.dataset) for experience in self.benchmark.train_stream]
         learner.train(self.benchmark.train_stream[0])
-        steps = sum(map(learner.batches_of, clips)) * learner.train_epochs // learner.accumulate
+        steps = sum(map(learner.batches_of, clips)) * learner.train_epochs // learner.update.accumulate
         own = sum(p.numel() for module in learner.modules() for p in module.parameters())
         weights = sum(p.numel() * p.element_size() for m in (learner.model, *learner.modules()) for p in m.parameters())
         trained = sum(p.numel() * p.element_size() for p in learner.parameters())
@@ -137,10 +138,10 @@ class Run:
         return {
             "parameters": f"{backbone:,} of the backbone, {own:,} of strategies",
             "clips": ", ".join(f"{name} {n:,}" for name, n in zip(self.parts, clips, strict=True)),
-            "steps": f"{steps:,} of {learner.train_mb_size * learner.accumulate} clips",
+            "steps": f"{steps:,} of {learner.train_mb_size * learner.update.accumulate} clips",
             "losses": ", ".join(f"{key} {float(loss):.4g}" for key, loss in learner.losses.items()),
             "memory": f"{_mib(weights + 3 * trained)} of weights, gradients and Adam's moments; "
-            f"{_mib(sum(part.full_bytes() for part in self.strategies))} of past clips when full; "
+            f"{_mib(sum(part.full_bytes() for part in self.strategies))} in the replay buffer when full; "
             f"{_mib(learner.peak_bytes())} at the peak of this step, without replay",
         }
 
@@ -169,7 +170,7 @@ class Run:
                     close()
 
     def _save(self, learner: Learner) -> None:
-        state = checkpoint.capture(learner) | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
+        state = learner.state_dict() | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
         checkpoint.save(self.folder.checkpoint, state)
 
     def _save_now_and_then(self, stopping: Stopping) -> Callable[[Learner], None]:
@@ -181,12 +182,12 @@ class Run:
                 self._save(learner)
                 saved = time.monotonic()
             if stopping.asked:
-                raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; go on with --resume")
+                raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; continue with --resume")
 
         return save
 
     def _restore(self, learner: Learner, state: Mapping[str, Any]) -> None:
-        checkpoint.restore(learner, state)
+        learner.load_state_dict(state)
         for metric in _lasting(learner):
             metric.load_state_dict(state["metrics"][str(metric)])
 

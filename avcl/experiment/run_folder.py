@@ -1,8 +1,7 @@
-"""A run's folder: claimed once, written aside and renamed, so that nothing in it is ever half there."""
+"""A run folder: claimed once, and every file in it whole or not there."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -12,16 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from avcl.errors import UserError
-from avcl.report.tables import matrix_markdown
-from avcl.utils import distributed
+from avcl.utils import atomic, distributed
 
 DISTRIBUTIONS = ("avcl", "torch", "torchaudio", "torchvision", "avalanche-lib", "timm", "av", "numpy")
 
 
-class Folder:
+class RunFolder:
     """Where a run keeps what it found."""
 
     def __init__(self, path: str | Path):
@@ -39,11 +35,12 @@ class Folder:
     @property
     def checkpoint(self) -> Path:
         """Where this process keeps its state."""
-        return self / (f"checkpoint-{distributed.rank()}.pt" if distributed.rank() else "checkpoint.pt")
+        rank = distributed.rank()
+        return self / (f"checkpoint-{rank}.pt" if rank else "checkpoint.pt")
 
     @property
     def finished(self) -> bool:
-        """Whether the run in it came to its end: the card is what it writes last."""
+        """Whether the run in it came to its end: the model card is what it writes last."""
         return (self / "README.md").exists()
 
     def claim(self, resume: bool) -> None:
@@ -51,7 +48,7 @@ class Folder:
         if resume and not self.checkpoint.exists():
             raise UserError(f"{self}: nothing to resume: it holds no {self.checkpoint.name}; leave out --resume")
         if not resume and any((self / name).exists() for name in ("results.json", self.checkpoint.name)):
-            raise UserError(f"{self}: holds a run already; go on with --resume, or choose another folder with --out")
+            raise UserError(f"{self}: holds a run already; continue it with --resume, or choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,29 +57,7 @@ class Folder:
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write JSON on rank zero. ``run.json`` also says how the run was started, and with what."""
         if distributed.rank() == 0:
-            content = {**content, **_started()} if name == "run.json" else content
-            self._rename_into_place(name, json.dumps(content, indent=1, default=str) + "\n")
-
-    def write_card(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-        """A model card: what was trained, how, and what came out."""
-        tables = "\n\n".join(
-            f"{key}, percent\n\n{matrix_markdown(results['tasks'], measure)}"
-            for metric in results["metrics"].values()
-            for key, measure in metric.get("measures", {}).items()
-            if key.endswith("R@10")
-        )
-        self._rename_into_place(
-            "README.md",
-            f"# {' + '.join(results['strategy'])} on {results['scenario']}, seed {results['seed']}\n\n"
-            "A continual audio-video pre-training run made by avcl. `weights.safetensors` holds the backbone "
-            "(and the strategy's modules) after the last task.\n\n"
-            f"{tables}\n\n## Settings\n\n```yaml\n{yaml.safe_dump(dict(settings), sort_keys=False)}```\n",
-        )
-
-    def _rename_into_place(self, name: str, text: str) -> None:
-        aside = self / f"{name}.writing"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, self / name)
+            atomic.write_json(self / name, {**content, **_started()} if name == "run.json" else content)
 
 
 def _started() -> dict[str, Any]:
@@ -102,7 +77,7 @@ def _version(distribution: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of avcl's own source, ``+changes`` if it was edited since; None outside of a clone."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Being told to stop: a signal waits until all state is whole and saved."""
+"""Signals to stop: SIGINT and SIGTERM wait until all state is whole and saved."""
 
 from __future__ import annotations
 

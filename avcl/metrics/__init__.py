@@ -1,4 +1,4 @@
-"""What a run measures by default: loss terms, speed, retrieval with average and forgetting."""
+"""What a run measures by default: loss terms, throughput, retrieval with average and forgetting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from avcl.compat import PluginMetric
 from avcl.hookspecs import hookimpl
 from avcl.metrics.loss import LossTerms
 from avcl.metrics.retrieval import Retrieval
-from avcl.metrics.throughput import Speed
+from avcl.metrics.throughput import Throughput
 
 if TYPE_CHECKING:
     from avcl.experiment.run import Run
 
-__all__ = ["LossTerms", "Retrieval", "Speed"]
+__all__ = ["LossTerms", "Retrieval", "Throughput"]
 
 
 @hookimpl
 def metrics(run: Run) -> Iterable[PluginMetric]:
     """Register the default metrics."""
-    return [LossTerms(), Speed(), Retrieval(run.scenario.task_names, joint=run.joint)]
+    return [LossTerms(), Throughput(), Retrieval(run.scenario.task_names, joint=run.joint)]

@@ -9,7 +9,7 @@ from avcl.training.learner import Learner
 
 
 class LossTerms(PluginMetric[dict[str, float]]):
-    """Means of every named loss over the last ``every`` batches, and what strategies say of themselves.
+    """Means of every named loss over the last ``every`` batches, and the strategies' diagnostics.
 
     Tags: ``train/loss/<term>``, ``train/loss/total``, ``train/<strategy>/<name>``. Sums stay on the device
     until they are shown, so that measuring does not wait for it.

@@ -1,4 +1,4 @@
-"""Zero-shot retrieval: which sound belongs to which sight, per task and over the stream."""
+"""Zero-shot retrieval, audio to video and back, per task and over the stream."""
 
 from __future__ import annotations
 

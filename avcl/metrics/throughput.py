@@ -1,4 +1,4 @@
-"""How fast training runs and how much memory it takes."""
+"""Throughput and peak memory of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avcl.training.learner import Learner
 MIB = 2**20
 
 
-class Speed(PluginMetric[dict[str, float]]):
+class Throughput(PluginMetric[dict[str, float]]):
     """Current clips per second and peak memory, once an epoch; evaluation does not count.
 
     Tags: ``train/speed/clips_per_second``, ``train/speed/peak_memory_mib`` (of the device's allocator on a
@@ -29,7 +29,7 @@ class Speed(PluginMetric[dict[str, float]]):
 
     def after_training_iteration(self, strategy: Learner) -> None:
         """Count the current clips; replayed ones are not new."""
-        self._clips += strategy.fresh
+        self._clips += strategy.num_current
 
     def after_training_epoch(self, strategy: Learner) -> list[MetricValue]:
         """Show the epoch."""

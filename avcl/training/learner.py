@@ -7,22 +7,24 @@ import itertools
 import logging
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Masks, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
-from avcl.settings import Count, Fraction, Natural, NonNegative, Positive, Setting, check, fields
+from avcl.registry import blamed
+from avcl.settings import Fraction, Setting, fields, validate
 from avcl.strategy import Strategy
-from avcl.training.loading import BadClips, Batches, Collate, Reader
-from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups, warm_up
-from avcl.utils import distributed, seeding
+from avcl.training.loading import BadClips, Loading
+from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
+from avcl.training.update import Update
+from avcl.utils import seeding
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +37,35 @@ class Learner(BaseSGDTemplate):
 
     Avalanche's streams, evaluation plugin, loggers and plugins work as with any of its templates; the
     update is ours, because a label-free, task-free stream of dicts is not what its own is made for. The
-    defaults are the paper's (Continual-VS): one Adam over the whole stream, constant rate.
+    defaults are the paper's (Continual-VS): one Adam over the whole stream, constant learning rate.
 
-    ``batch_size``: clips of one forward pass and process; ``accumulate`` of them make one step ·
-    ``warmup``: steps over which the rate rises linearly · ``clip_norm``: largest norm of the gradient ·
-    ``precision``: of the forward passes, by autocast · ``workers``: processes that read clips; their number
-    never changes a result · ``max_bad_share``: share of a task's clips that may be unusable ·
-    ``initial``: weights for the strategies' own modules, by name.
+    What strategies read and write: ``batch`` (Clip), ``current`` (the clips as they were read), ``num_current``
+    (how many of the batch, at the front, are current), ``masks``, ``output``, ``weight`` (a factor for each
+    current clip's loss), ``apart`` (rows of the batch that are contrasted among themselves), ``losses`` (by
+    name; their sum is what is differentiated).
 
-    What strategies read and write: ``batch`` (Clip), ``current`` (the clips as they came), ``fresh`` (how
-    many of the batch, at the front, are current), ``masks``, ``output``, ``weight`` (a factor for each
-    current clip's loss), ``losses`` (by name; their sum is what is differentiated).
+    Args:
+        epochs: Passes over each task's clips.
+        batch_size: Current clips of one forward pass, per process.
+        eval_batch_size: Clips of one forward pass in evaluation.
+        accumulate: Gradient accumulation: batches that make one optimizer step.
+        drop_last: Whether an epoch's last batch is left out where it is smaller than batch_size.
+        optimizer: Optimizer over all trained parameters, one for the whole stream; in Python also a function that
+            makes one of parameter groups.
+        lr: Learning rate.
+        betas: Decay rates of Adam's first and second moment.
+        weight_decay: Weight decay of matrices; vectors and position tables have none.
+        warmup: Optimizer steps of linear learning-rate warm-up; 0 for none.
+        clip_norm: Gradient clipping: largest norm of all gradients; null for none.
+        precision: Precision of the forward passes, by autocast; weights stay in float32.
+        workers: Loader processes that read clips; their number never changes a result.
+        max_bad_share: Share of a task's clips that may be corrupt before the run ends.
     """
 
     batch: Clip
     current: Clip
-    fresh: int
+    num_current: int
+    apart: list[slice]
     masks: Masks
     output: Output
     weight: Tensor | None
@@ -69,56 +84,75 @@ class Learner(BaseSGDTemplate):
         plugins: Sequence[BaseSGDPlugin] = (),
         initial: Mapping[str, Tensor] | None = None,
         device: str | torch.device = "cpu",
-        seed: Natural = 0,
-        epochs: Count = 10,
-        batch_size: Count = 48,
-        eval_batch_size: Count = 48,
-        accumulate: Count = 1,
+        seed: NonNegativeInt = 0,
+        epochs: PositiveInt = 10,
+        batch_size: PositiveInt = 48,
+        eval_batch_size: PositiveInt = 48,
+        accumulate: PositiveInt = 1,
         drop_last: bool = True,
         optimizer: Literal["adam", "adamw"] | OptimizerMaker = "adam",
-        lr: NonNegative = 1e-4,
+        lr: NonNegativeFloat = 1e-4,
         betas: tuple[Moment, Moment] = (0.95, 0.999),
-        weight_decay: NonNegative = 5e-7,
-        warmup: Natural = 0,
-        clip_norm: Positive | None = None,
+        weight_decay: NonNegativeFloat = 5e-7,
+        warmup: NonNegativeInt = 0,
+        clip_norm: PositiveFloat | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-        workers: Natural = 0,
+        workers: NonNegativeInt = 0,
         max_bad_share: Fraction = 0.1,
     ):
-        given = dict(locals())
-        check(type(self), {key: given[key] for key in settings_of_learner()}, without=OBJECTS)
+        given = {key: value for key, value in locals().items() if key not in (*OBJECTS, "self", "__class__")}
+        mine = SimpleNamespace(**validate(type(self), given, without=OBJECTS))
+        self.seed = validate(type(self), {"seed": seed}, without=OBJECTS[:-1])["seed"]
         self.strategies = [strategy] if isinstance(strategy, Strategy) else list(strategy)
-        self.seed, self.accumulate, self.drop_last = seed, accumulate, drop_last
-        self.clip_norm, self.workers = clip_norm, workers
         self.initial = dict(initial or {})
-        self.bad = BadClips(max_bad_share)
-        self.generators = {name: seeding.generator(seed, name) for name in seeding.NAMES}
+        self.bad = BadClips(mine.max_bad_share)
+        self.generators = {name: seeding.generator(self.seed, name) for name in seeding.NAMES}
         super().__init__(
             model=backbone,
             optimizer=None,
             criterion=None,
-            train_mb_size=batch_size,
-            train_epochs=epochs,
-            eval_mb_size=eval_batch_size,
+            train_mb_size=mine.batch_size,
+            train_epochs=mine.epochs,
+            eval_mb_size=mine.eval_batch_size,
             device=device,
             plugins=list(plugins),
             evaluator=evaluator or quiet_evaluator(),
         )
         self.model.to(self.device)
-        self.precision = precision
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.tasks_done = self.batches_done = self.steps = 0
+        self.precision = mine.precision
+        self.loading = Loading(
+            mine.batch_size,
+            mine.eval_batch_size,
+            mine.epochs,
+            self.seed,
+            mine.drop_last,
+            mine.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.tasks_done = self.batches_done = 0
         self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
-        self.pending = 0  # batches whose gradients wait for the step
+        self._begin()
+        groups = parameter_groups(self.backbone, self.modules(), mine.weight_decay)
+        self.optimizer = optimizer_of(groups, mine.optimizer, mine.lr, mine.betas)
+        self.update = Update(
+            self.parameters(),
+            self.optimizer,
+            accumulate=mine.accumulate,
+            warmup=mine.warmup,
+            clip_norm=mine.clip_norm,
+            scaler=torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16"),
+        )
+
+    def _begin(self) -> None:
+        """Let every strategy make its state; what cannot be saved is refused now, not after a task."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self.seed)
             for part in self.strategies:
-                part.begin(self)
+                with blamed(part, "begin"):
+                    part.begin(self)
+                part.state_dict()
         for module in self.modules():
             module.to(self.device, self.dtype)
-        groups = parameter_groups(self.backbone, self.modules(), weight_decay)
-        self.optimizer = optimizer_of(groups, optimizer, lr, betas)
-        self.warming = warm_up(self.optimizer, warmup)
 
     # ---- what strategies see -------------------------------------------------------------------------
 
@@ -133,14 +167,29 @@ class Learner(BaseSGDTemplate):
         return next(self.model.parameters()).dtype
 
     @property
+    def pending(self) -> int:
+        """Batches whose gradients wait for the optimizer's step (gradient accumulation)."""
+        return self.update.pending
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far."""
+        return self.update.steps
+
+    @property
     def mb_x(self) -> Clip:
         """The batch under the name by which Avalanche's plugins know it."""
         return self.batch
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Modules that the strategies made, each with the name of the attribute."""
+        """Modules that the strategies made, by attribute; one whose name is taken gets its strategy's in front."""
+        taken: set[str] = set()
         for part in self.strategies:
-            yield from ((name, value) for name, value in vars(part).items() if isinstance(value, nn.Module))
+            for key, value in vars(part).items():
+                if isinstance(value, nn.Module):
+                    name = f"{part.name}.{key}" if key in taken else key
+                    taken.add(name)
+                    yield name, value
 
     def modules(self) -> Iterator[nn.Module]:
         """The same without names."""
@@ -151,6 +200,14 @@ class Learner(BaseSGDTemplate):
         for module in (self.model, *self.modules()):
             yield from (p for p in module.parameters() if p.requires_grad)
 
+    def initial_state(self, part: Strategy, name: str) -> dict[str, Tensor]:
+        """The tensors of ``initial`` for the module ``name`` of a strategy, by their names in it; maybe none."""
+        for prefix in (f"{part.name}.{name}.", f"{name}."):
+            found = {key.removeprefix(prefix): v for key, v in self.initial.items() if key.startswith(prefix)}
+            if found:
+                return found
+        return {}
+
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of this learner's forward passes."""
         if self.precision not in HALF:
@@ -158,7 +215,7 @@ class Learner(BaseSGDTemplate):
         return torch.autocast(self.device.type, dtype=HALF[self.precision])
 
     def peak_bytes(self) -> int:
-        """The most memory so far: of the device's allocator on a GPU, else of this process."""
+        """Peak memory so far: of the device's allocator on a GPU, else the resident size of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -172,46 +229,17 @@ class Learner(BaseSGDTemplate):
         return super().train((e.train() for e in experiences), list(eval_streams), **kwargs)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        """One loader for all epochs of the task, so that workers live as long as it lasts."""
+        """One loader for the batches of the task that are left."""
         data = self.adapted_dataset
-        batches = self._order(len(data), self.batches_done)
-        if not batches.per_epoch:
-            raise UserError(
-                f"learner.batch_size: {self.train_mb_size} is more than the {len(data) // distributed.world_size()} "
-                "clips that a task holds for this process; lower it, or set learner.drop_last=false"
-            )
+        batches = self.loading.order(len(data), self.tasks_done, self.batches_done)
         self.batches_per_epoch = batches.per_epoch
         self.bad.enter(len(data))
-        self.dataloader = self._loader(data, self.seed, batches)
+        self.dataloader = self.loading.train(data, batches)
         self._batches = iter(self.dataloader)
 
     def batches_of(self, clips: int) -> int:
-        """How many batches of this process one epoch of so many clips has."""
-        return self._order(clips).per_epoch
-
-    def _order(self, clips: int, start: int = 0) -> Batches:
-        return Batches(
-            clips=clips,
-            batch_size=self.train_mb_size,
-            epochs=self.train_epochs,
-            seed=self.seed,
-            task=self.tasks_done,
-            drop_last=self.drop_last,
-            rank=distributed.rank(),
-            world=distributed.world_size(),
-            start=start,
-        )
-
-    def _loader(self, data: Any, seed: int | None, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
-        return DataLoader(
-            Reader(data, seed),
-            batch_sampler=batches,
-            collate_fn=Collate(data.collate_fn),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            # its own, so that making a loader never advances torch's global generator
-            generator=torch.Generator(),
-        )
+        """Batches of this process in one epoch of so many clips."""
+        return self.loading.order(clips, self.tasks_done).per_epoch
 
     def _train_exp(self, experience: DatasetExperience, eval_streams: Any = None, **kwargs: Any) -> None:
         while self.batches_done < self.batches_per_epoch * self.train_epochs and not self._stop_training:
@@ -229,18 +257,18 @@ class Learner(BaseSGDTemplate):
             self.batches_done += 1
             self._unpack_minibatch()
             if len(self.current):
-                self._iteration(**kwargs)
+                self.training_iteration(**kwargs)
             self.between_batches(self)
 
-    def _iteration(self, **kwargs: Any) -> None:
-        """One batch through the strategies' three verbs."""
-        self.batch, self.fresh, self.weight = self.current, len(self.current), None
+    def training_iteration(self, **kwargs: Any) -> None:
+        """One batch, ``current``, through the strategies' three verbs."""
+        self.batch, self.num_current, self.weight, self.apart = self.current, len(self.current), None, []
         self._before_training_iteration(**kwargs)
-        if not self.pending:
-            self.optimizer.zero_grad()
+        self.update.prepare()
         with self.autocast():
             for part in self.strategies:
-                part.prepare(self)
+                with blamed(part, "prepare"):
+                    part.prepare(self)
             self._before_forward(**kwargs)
             self.masks = self.backbone.draw_masks(self.batch, self.generators["mask"])
             self.output = self.mb_output = self.forward()
@@ -249,13 +277,13 @@ class Learner(BaseSGDTemplate):
         self._before_backward(**kwargs)
         self.backward()
         self._after_backward(**kwargs)
-        self.pending = (self.pending + 1) % self.accumulate
-        if not self.pending:
+        if self.update.due:
             self._before_update(**kwargs)
             self.optimizer_step()
             self._after_update(**kwargs)
         for part in self.strategies:
-            part.observe(self)
+            with blamed(part, "observe"):
+                part.observe(self)
         self._after_training_iteration(**kwargs)
 
     def forward(self) -> Output:
@@ -263,15 +291,21 @@ class Learner(BaseSGDTemplate):
         return self.model(self.batch, self.masks)
 
     def criterion(self) -> Tensor:
-        """The sum of all named losses: the backbone's terms, averaged over clips, and the penalties."""
+        """The sum of all named losses: the backbone's terms, averaged over clips, and the penalties.
+
+        A penalty whose name another strategy has used already gets its own strategy's in front.
+        """
         if not self.is_training:
             return self._make_empty_loss()
         penalties: dict[str, Tensor] = {}
         for part in self.strategies:
-            for key, value in part.penalty(self).items():
-                if key in penalties or key in self.output.terms:
-                    raise UserError(f"{part.name}: the loss term {key!r} exists already; name it otherwise")
-                penalties[key] = value
+            with blamed(part, "penalty"):
+                found = part.penalty(self)
+            for key, value in found.items():
+                name = f"{part.name}.{key}" if key in penalties else key
+                if name in penalties or key in self.output.terms:
+                    raise UserError(f"{part.name}: the loss term {name!r} exists already; name it otherwise")
+                penalties[name] = value
         self.losses = {key: self._mean(term) for key, term in self.output.terms.items()} | penalties
         return torch.stack([loss.to(self.device) for loss in self.losses.values()]).sum()
 
@@ -289,37 +323,28 @@ class Learner(BaseSGDTemplate):
             raise UserError(
                 f"step {self.steps}: the loss is not finite ({values}); lower learner.lr or set learner.clip_norm"
             )
-        self.scaler.scale(self.loss / self.accumulate).backward()
+        self.update.backward(self.loss)
         self.loss = self.loss.detach()
         self.losses = {key: loss.detach() for key, loss in self.losses.items()}
 
     def optimizer_step(self) -> None:
-        """Average over processes, clip, step."""
-        distributed.average_gradients(self.parameters())
-        if self.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.warming is not None:
-            self.warming.step()
-        self.steps += 1
+        """The step that is due."""
+        self.update.step()
 
     def _after_training_exp(self, **kwargs: Any) -> None:
         for part in self.strategies:
             if part.needs_boundaries:
-                part.end_task(self)
+                with blamed(part, "end_task"):
+                    part.end_task(self)
         super()._after_training_exp(**kwargs)
         self.tasks_done, self.batches_done = self.tasks_done + 1, 0
 
     # ---- evaluation ------------------------------------------------------------------------------------
 
     def make_eval_dataloader(self, **kwargs: Any) -> None:
-        """Every clip once, in order; every process sees all of them, so that no gallery shrinks."""
-        data, size = self.adapted_dataset, self.eval_mb_size
-        numbers = [(0, number) for number in range(len(data))]
-        self.bad.enter(len(data))
-        self.dataloader = self._loader(data, None, list(_chunks(numbers, size)))
+        """Every clip once, in order."""
+        self.bad.enter(len(self.adapted_dataset))
+        self.dataloader = self.loading.evaluate(self.adapted_dataset)
 
     def eval_epoch(self, **kwargs: Any) -> None:
         """Embed every clip; ``mb_output`` is ``(audio (B, D), video (B, D))``, ``batch`` carries the labels."""
@@ -355,6 +380,34 @@ class Learner(BaseSGDTemplate):
         shown = self.is_eval or any(part.needs_boundaries for part in self.strategies)
         self.batch = self.current = whole if shown else whole.masked()
 
+    # ---- state -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state between two batches: what training depends on, as tensors, numbers and containers."""
+        return {
+            "backbone": self.model.state_dict(),
+            "update": self.update.state_dict(),
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "strategies": [part.state_dict() for part in self.strategies],
+            "clock": {key: value for key, value in vars(self.clock).items() if isinstance(value, int)},
+            "tasks_done": self.tasks_done,
+            "batches_done": self.batches_done,
+            "bad_clips": dict(self.bad.reasons),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, in a learner made alike: what was trained is skipped, the rest follows identically."""
+        self.model.load_state_dict(state["backbone"])
+        self.update.load_state_dict(state["update"])
+        for name, value in state["generators"].items():
+            self.generators[name].set_state(value)
+        for part, made in zip(self.strategies, state["strategies"], strict=True):
+            part.load_state_dict(made)
+        for key, value in state["clock"].items():
+            setattr(self.clock, key, value)
+        self.tasks_done, self.batches_done = state["tasks_done"], state["batches_done"]
+        self.bad.reasons = dict(state["bad_clips"])
+
     # ---- Avalanche's hooks that a static model does not need --------------------------------------------
 
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
@@ -372,7 +425,7 @@ class Learner(BaseSGDTemplate):
 
 
 OBJECTS = ("backbone", "strategy", "evaluator", "plugins", "initial", "device", "seed")
-"""Parameters of the learner that are no settings of a file's ``learner`` section."""
+"""Parameters of the learner that are no settings of a file's ``learner`` section; the seed, the last, is the run's."""
 
 _NOTHING: Any = ()
 
@@ -384,7 +437,3 @@ def settings_of_learner() -> Mapping[str, Setting]:
 
 def _go_on(learner: Learner) -> None:
     """Nothing to do between two batches."""
-
-
-def _chunks(items: list, size: int) -> Iterator[list]:
-    return (items[start : start + size] for start in range(0, len(items), size))

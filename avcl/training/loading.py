@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler, default_collate
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from avcl.errors import BadClip, UserError
 from avcl.scenario import augmenting
+from avcl.utils import distributed
 
 
 @dataclass
@@ -79,6 +81,64 @@ class Collate:
         """Sort the items of one batch."""
         good = [item for item in items if not isinstance(item, BadClip)]
         return (self.collate(good) if good else None), [item for item in items if isinstance(item, BadClip)]
+
+
+@dataclass
+class Loading:
+    """Makes the loaders of training and evaluation.
+
+    ``seed`` of order and augmentation · ``workers``: processes that read clips, without influence on results.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    epochs: int
+    seed: int
+    drop_last: bool = True
+    workers: int = 0
+    pin_memory: bool = False
+
+    def order(self, clips: int, task: int, start: int = 0) -> Batches:
+        """The batches of a task's ``clips`` for this process, from batch ``start``; UserError where there are none."""
+        world = distributed.world_size()
+        batches = Batches(
+            clips=clips,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            seed=self.seed,
+            task=task,
+            drop_last=self.drop_last,
+            rank=distributed.rank(),
+            world=world,
+            start=start,
+        )
+        if not batches.per_epoch:
+            raise UserError(
+                f"learner.batch_size: {self.batch_size} is more than the {clips // world} clips that a task holds for "
+                "this process; lower it, or set learner.drop_last=false"
+            )
+        return batches
+
+    def train(self, data: Any, batches: Batches) -> DataLoader:
+        """One loader for all epochs of a task, so that workers live as long as it lasts."""
+        return self._loader(data, self.seed, batches)
+
+    def evaluate(self, data: Any) -> DataLoader:
+        """Every clip once, in order, without augmentation; every process sees all, so that no gallery shrinks."""
+        numbers = [(0, number) for number in range(len(data))]
+        parts = range(0, len(numbers), self.eval_batch_size)
+        return self._loader(data, None, [numbers[start : start + self.eval_batch_size] for start in parts])
+
+    def _loader(self, data: Any, seed: int | None, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
+        return DataLoader(
+            Reader(data, seed),
+            batch_sampler=batches,
+            collate_fn=Collate(data.collate_fn),
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            # its own, so that making a loader never advances torch's global generator
+            generator=torch.Generator(),
+        )
 
 
 class BadClips:

@@ -1,4 +1,4 @@
-"""One optimizer over the whole stream: what decays, what does not, and how the rate begins."""
+"""Parameter groups (weight decay or none) and the optimizer over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LinearLR
 
 from avcl.backbones.protocol import Backbone
 
@@ -15,7 +14,7 @@ OptimizerMaker = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 def parameter_groups(backbone: Backbone, others: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of what is trained: decay for matrices, none for vectors and what the backbone exempts."""
+    """Two parameter groups: weight decay for matrices, none for vectors and what the backbone exempts."""
     exempt = set(backbone.no_decay())
     named = list(backbone.named_parameters()) + [("", p) for module in others for p in module.parameters()]
     named = [(name, p) for name, p in named if p.requires_grad]
@@ -27,12 +26,7 @@ def parameter_groups(backbone: Backbone, others: Iterable[nn.Module], weight_dec
 def optimizer_of(
     groups: list[dict[str, Any]], kind: Literal["adam", "adamw"] | OptimizerMaker, lr: float, betas: tuple[float, float]
 ) -> Optimizer:
-    """Adam, AdamW, or whatever a function makes of the groups (then rate and betas are its own affair)."""
+    """Adam, AdamW, or whatever a function makes of the groups (then learning rate and betas are its own affair)."""
     if callable(kind):
         return kind(groups)
     return {"adam": Adam, "adamw": AdamW}[kind](groups, lr=lr, betas=betas)
-
-
-def warm_up(optimizer: Optimizer, steps: int) -> LinearLR | None:
-    """The rate rises linearly over so many steps, then belongs to whoever changes it next."""
-    return LinearLR(optimizer, start_factor=1 / (steps + 1), total_iters=steps) if steps else None

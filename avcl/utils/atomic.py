@@ -1,6 +1,7 @@
-"""Files that get their name when they are whole, however many processes write them and whenever one is killed."""
+"""Writes files that get their name when they are whole, whenever a process is killed and however many write them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,73 +10,91 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from avcl.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextlib.contextmanager
-def alone(home: Path) -> Iterator[BinaryIO | None]:
-    """A file that will be called ``home``; None where there is one already, or another process is at it."""
-    if fcntl is None:
-        raise UserError(f"{home.parent}: cannot be made: that takes the file locks of Linux and macOS (flock)")
-    aside = aside_of(home)
-    with open(os.open(aside, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        # Whoever holds the lock writes. A killed process loses it, and its half file is begun anew.
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        except OSError as error:
-            told = f"its file system has no locks ({(error.strerror or str(error)).lower()})"
-            raise UserError(f"{home.parent}: {told}; make the store on another one and copy it") from None
-        if home.exists() or not _is(file, aside):  # finished in the meantime, maybe by renaming this very file
-            if home.exists():
-                aside.unlink(missing_ok=True)
-            yield None
-            return
-        file.truncate(0)
-        with _renamed(file, aside, home):
-            yield file
-
-
-def aside_of(home: Path) -> Path:
-    """Where ``home`` is written, whoever writes it: the lock is on this file. A name may be as long as names can be."""
-    return home.with_name(hashlib.sha256(os.fsencode(home.name)).hexdigest()[:32] + ".writing")
-
-
-@contextlib.contextmanager
-def fresh(home: Path) -> Iterator[BinaryIO]:
-    """A file that will be called ``home``, in place of one that there may be."""
-    aside = home.with_name(f"{uuid.uuid4().hex}.writing")
-    with aside.open("wb") as file, _renamed(file, aside, home):
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that is on the disk before it replaces ``path``; nothing is left after a failure."""
+    with _renamed(path.with_name(f"{uuid.uuid4().hex}.writing"), path) as file:
         yield file
 
 
-def coded(content: Any) -> bytes:
-    """JSON, for people too."""
-    return (json.dumps(content, indent=1) + "\n").encode()
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that people can read to ``path``, whole or not at all."""
+    write_text(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """JSON that people can read."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 @contextlib.contextmanager
-def _renamed(file: BinaryIO, aside: Path, home: Path) -> Iterator[None]:
+def claim(path: Path) -> Iterator[BinaryIO | None]:
+    """A binary file that becomes ``path``, written once; None where it exists or another process is writing it.
+
+    What a killed process left is written anew by the next one. UserError where the file system has no locks.
+    """
+    if path.exists():
+        tidy(path)
+        yield None
+        return
+    lock, aside = _beside(path)
+    held = FileLock(lock, blocking=False, preserve_lock_file=True)  # so filelock never falls back to a weaker lock
+    try:
+        held.acquire()
+    except Timeout:
+        yield None
+        return
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock.unlink(missing_ok=True)
+        said = (error.strerror or str(error)).lower()
+        raise UserError(f"{path.parent}: its file system has no locks ({said}); choose a folder on another") from None
+    try:
+        if path.exists():  # finished in the meantime
+            yield None
+        else:
+            with _renamed(aside, path) as file:
+                yield file
+    finally:
+        lock.unlink(missing_ok=True)  # while it is held: whoever opened it before finds it gone, and tries again
+        held.release()
+
+
+def tidy(path: Path) -> None:
+    """Remove what killed processes left of writing ``path``, which exists."""
+    for left in _beside(path):
+        left.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where ``path`` is locked and where it is written, whoever does it; its name may be as long as names can be."""
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
+    return path.with_name(f"{name}.lock"), path.with_name(f"{name}.writing")
+
+
+@contextlib.contextmanager
+def _renamed(aside: Path, path: Path) -> Iterator[BinaryIO]:
     """What was written is on the disk before it has its name; after a failure its space is free again."""
     try:
-        yield
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(aside, home)
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-
-
-def _is(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is the one at ``path``."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    return False

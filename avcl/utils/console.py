@@ -1,4 +1,4 @@
-"""Says how far long work is and how much time is left: a bar, or a few lines where there is no terminal."""
+"""Writes to the terminal: tables, and how far long work is: a bar, or a few lines where there is no terminal."""
 
 import logging
 import time
@@ -8,7 +8,9 @@ from itertools import chain
 from typing import TypeVar
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +19,17 @@ Found = TypeVar("Found")
 
 PAUSE = 5.0  # seconds between two lines at least: what takes less says nothing
 SLICE = 10_000  # items handed to threads at a time: a dataset may have millions
+
+
+def write(*parts: str | Table) -> None:
+    """Print to standard output: on a terminal as wide as it is, elsewhere one line for each row."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    for part in parts:
+        if not console.is_terminal:
+            for column in part.columns if isinstance(part, Table) else ():
+                column.max_width = None
+            console.width = max(80, Measurement.get(console, console.options.update(max_width=10_000), part).maximum)
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from pydantic import NonNegativeFloat
 from torch.nn.functional import cosine_similarity
 
 from avcl import Rehearsal, hookimpl
-from avcl.settings import NonNegative
 
 
 @dataclass(kw_only=True)
@@ -17,11 +17,11 @@ class Calm(Rehearsal):
 
     name = "calm"
 
-    strength: NonNegative = 1.0
+    strength: NonNegativeFloat = 1.0
 
     def remember(self, learner):
         """Beside each current clip its embeddings, from before the step."""
-        output, fresh = learner.output, learner.fresh
+        output, fresh = learner.output, learner.num_current
         return {"audio_was": output.audio[:fresh], "video_was": output.video[:fresh]}
 
     def penalty(self, learner):
@@ -29,8 +29,8 @@ class Calm(Rehearsal):
         terms = super().penalty(learner)
         if self._past is not None:
             output, was = learner.output, self._past.extra
-            audio = cosine_similarity(output.audio[learner.fresh :], was["audio_was"])
-            video = cosine_similarity(output.video[learner.fresh :], was["video_was"])
+            audio = cosine_similarity(output.audio[learner.num_current :], was["audio_was"])
+            video = cosine_similarity(output.video[learner.num_current :], was["video_was"])
             terms["turn"] = self.strength * (2 - audio - video).mean()
         return terms
 

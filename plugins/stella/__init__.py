@@ -3,29 +3,39 @@
 Lee, Yoon, Kim, Kim, Hwang, *STELLA: Continual Audio-Video Pre-training with SpatioTemporal Localized
 Alignment*, ICML 2024, arXiv 2310.08204. For each modality (here video; audio by exchanging the two)::
 
-    importance     I = mean over heads and audio queries of softmax_video(q_a k_vᵀ / (β √d))
-    pooled query   q̂_v = Σ_top I q_v / Σ_top I, over the κ = ρ N most important patches
-    correlation    C = mean over heads of softmax over (past, now) of (k_v · q̂_a^past, k_v · q̂_a) / √d, past's share
-    pruning        F ~ Bernoulli(C); I ← 0 where F = 1
-    selection      κ patches ~ I without replacement; of audio, whole chunks of time (Algorithm 1)
-    loss           L([current; past], selected patches) + matching + α (mse(audio, stored) + mse(video, stored))
+    for each batch x:
+        q, k = queries and keys of the matching module on the fused tokens of x
+        I    = mean over heads and audio queries of softmax_video(q_a k_vᵀ / (β √d))         importance
+        q̂_v  = Σ_top I q_v / Σ_top I over the κ = ρ N most important patches                  pooled query
+        r    = as many clips drawn from memory with their q̂, I, C; the i-th paired with the i-th of x
+        C    = mean over heads of softmax over (past, now) of (k_v · q̂_a^past, k_v · q̂_a) / √d, past's share
+        F    ~ Bernoulli(C);  I <- 0 where F = 1                                             pruning
+        keep κ patches ~ I without replacement; of audio, whole chunks of time (Algorithm 1)
+        loss = DER++'s over the kept patches of [x; r] + matching loss (true against shuffled pairs)
+        optimizer step
+        offer x, whole, to memory with embeddings, q̂, I, C; of r only F is drawn anew
 
-q and k are those of a matching module that is trained beside the backbone to tell true pairs of audio and
-video from shuffled ones. The past are as many clips from a reservoir memory, the i-th paired with the i-th
-current one; their I and C are those of the step when they were stored, their F is drawn anew.
+=======================  =================  ====================  ====================  =======================
+choice                   paper              authors' code         here, by default      setting
+=======================  =================  ====================  ====================  =======================
+top κ patches            ascending          descending            descending            -
+temperature of C         β                  1                     1                     correlation_temperature
+C outside the top κ      not said           0: never pruned       0: never pruned       -
+visible patches          20 % of patches    20 % of the grid      20 % of the grid      backbone.visible_of
+cut of the last chunk    its tail           by its neighbours     by its neighbours     cut
+first step, no past      not said           top κ, no draw        top κ, no draw        -
+matching loss            -y log ŷ           full cross-entropy    full cross-entropy    matching_weight
+shuffled modality        audio              video, half of pairs  video, half of pairs  -
+shuffling                not said           by rejection          a random circle       -
+pooling of attention     heads and patches  mixes heads, tokens   head by head          official_pooling
+fewer past than current  not said           fails                 paired again          -
+=======================  =================  ====================  ====================  =======================
 
-How we differ, from the paper where its authors' code does too: patches are ranked from the most important
-down; C has a temperature of its own, 1, and is 0 (never pruned) outside the top κ; as many patches stay
-visible as without selection (the backbone's ``visible_of`` changes that); the matching loss is the full binary
-cross-entropy over half true, half shuffled pairs, and video is what is shuffled; the first step, which
-has no past, takes the top κ of both modalities without a draw; the chunk of audio that would be too much is
-cut on the side away from what was taken before it (``cut="tail"``: as printed).
+C is computed without any attention map (see ``ops/selection.py``); draws are functions of (seed, use, clip,
+column) and do not depend on the batch around a clip.
 
-How we differ from both: attended values are pooled head by head (``official_pooling`` reproduces the code,
-which mixes heads and tokens); shuffled pairs come from a random circle instead of by rejection, and only they
-are fused a second time; with fewer past than current clips, past ones are paired again from the first on;
-C is computed without any attention map (see ``selection.correlation``); draws are functions of
-(seed, use, clip, column) and do not depend on the batch around a clip.
+Status: two golden steps of the authors' code, scores, selection, losses, gradients and memory, matched to 1e-6
+(tests/plugins/test_stella.py). The paper's numbers: not yet.
 """
 
 from __future__ import annotations
@@ -36,6 +46,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -57,55 +68,57 @@ from avcl.plugins.stella.ops.selection import (
     sample,
     select_audio,
 )
-from avcl.settings import Count, NonNegative, Positive
 from avcl.strategy import Strategy
 from avcl.training.learner import Learner
 
 
 @dataclass(kw_only=True)
 class Stella(Selective):
-    """Localized patch importance and replay-guided correlation choose what to train on, now and in replay.
+    """Patch selection by localized importance, pruned by replay-guided correlation, in replay too.
 
-    ``alpha``: weight of the penalty on drift · ``temperature``: β of the importance; 0.4 for VS, 0.1 for AS ·
-    ``correlation_temperature``: the same of the correlation · ``keep_video``, ``keep_audio``: ρ, the share of
-    patches that are kept; it must exceed the share that the backbone sees · ``select_by``: ``importance``
-    alone prunes nothing, ``correlation`` alone draws uniformly from what was not pruned · ``audio_selection``:
-    patches of audio in chunks of neighbours in ``time`` or ``frequency``, or one by one · ``chunk``: how many
-    neighbours · ``cut``: where the last chunk is cut · ``matching_weight``, ``heads``, ``official_pooling``:
-    of the matching module; heads must divide the backbone's width.
+    Logged: accuracy of the matching module; of each modality the share of pruned patches and the entropy of the
+    kept patches' importance, as a share of its maximum: at 1 selection is blind.
 
-    Its log: accuracy of the matching module; of each modality the share of patches that were pruned and the
-    entropy of the kept patches' importance, of which 1 is the most: then selection is blind.
+    Args:
+        temperature: Temperature of the importance softmax (β; paper: 0.4 for VS, 0.1 for AS).
+        correlation_temperature: Temperature of the correlation softmax; the authors use 1.
+        select_by: Scores used: importance alone prunes nothing, correlation alone draws uniformly from what was not
+            pruned.
+        audio_selection: Audio patches in chunks of neighbours in time or frequency, or unconstrained, one by one.
+        chunk: Neighbours in a chunk, in patches along the axis (L_c).
+        cut: Where the last chunk is cut: neighbours as the authors' code, tail as printed.
+        matching_weight: Weight of the matching loss.
+        heads: Attention heads of the matching module; must divide the backbone's width.
+        official_pooling: Whether attended values are pooled as the authors' code does, mixing heads and tokens.
     """
 
     name = "stella"
 
-    temperature: Positive = 0.4
-    correlation_temperature: Positive = 1.0
+    temperature: PositiveFloat = 0.4
+    correlation_temperature: PositiveFloat = 1.0
     select_by: Literal["both", "importance", "correlation"] = "both"
     audio_selection: Along = "time"
-    chunk: Count = 4
+    chunk: PositiveInt = 4
     cut: Cut = "neighbours"
-    matching_weight: NonNegative = 1.0
-    heads: Count = 12
+    matching_weight: NonNegativeFloat = 1.0
+    heads: PositiveInt = 12
     official_pooling: bool = False
 
     def begin(self, learner: Learner) -> None:
-        """Make the matching module, from the learner's initial weights where there are any."""
+        """Make the matching module, from the run's initial weights where they have one."""
         super().begin(learner)
         self.freqs = learner.backbone.grid.freqs
         self.matching = Matching(learner.backbone.dim, self.heads, self.official_pooling)
-        own = "matching."
-        given = {key.removeprefix(own): value for key, value in learner.initial.items() if key.startswith(own)}
-        if given:
+        if given := learner.initial_state(self, "matching"):
             load_state(self.matching, renamed(given), f"{self.name}: initial weights")
 
     def prepare(self, learner: Learner) -> None:
-        """Score the current clips, draw past ones, keep the chosen patches of both."""
+        """Score the current clips, draw stored ones, keep the chosen patches of both."""
         self._seed = int(torch.randint(2**63 - 1, (), generator=learner.generators["method"]))
         self._past = self.draw(learner)
-        self._scores = self.score(learner)
-        learner.batch = self.compose(learner)
+        whole = self.whole(learner)
+        self._scores = self.score(learner, whole)
+        self.put(learner, self.compose(whole, *self.budget(learner)))
 
     def penalty(self, learner: Learner) -> dict[str, Tensor]:
         """The matching module's loss, beside the drift of the replayed clips."""
@@ -115,13 +128,13 @@ class Stella(Selective):
         """The current clips' embeddings and scores, from before the step."""
         return super().remember(learner) | self._scores
 
-    def score(self, learner: Learner) -> dict[str, Tensor]:
-        """Importance and correlation (B, L) and pooled queries (B, H, d) of the current clips, by modality.
+    def score(self, learner: Learner, clip: Clip) -> dict[str, Tensor]:
+        """Importance and correlation (B, L) and pooled queries (B, H, d) of whole current clips, by modality.
 
         The matching module's loss is computed on the way; no gradient of it reaches the backbone.
         """
         with torch.no_grad():
-            encoded = learner.backbone.encode(learner.batch)
+            encoded = learner.backbone.encode(clip)
             fused = learner.backbone.fuse(*encoded)
             audio, video = self.matching.split(*fused)
         self._matching_loss = self._match(learner, encoded, fused)
@@ -137,7 +150,7 @@ class Stella(Selective):
             video_correlation = torch.zeros_like(video_importance)
         else:
             past, heat = self._past.extra, self.correlation_temperature
-            pair = torch.arange(learner.fresh, device=learner.device) % len(self._past)
+            pair = torch.arange(learner.num_current, device=learner.device) % len(self._past)
             past_audio, past_video = past["audio_query"][pair], past["video_query"][pair]
             audio_correlation = correlation(audio.key, past_video, video_query, top_audio, scale, heat)
             video_correlation = correlation(video.key, past_audio, audio_query, top_video, scale, heat)
@@ -153,19 +166,19 @@ class Stella(Selective):
             "video_correlation": video_correlation,
         }
 
-    def compose(self, learner: Learner) -> Clip:
-        """The batch: patches of whole current and whole past clips, chosen now by their scores."""
+    def compose(self, clip: Clip, audio_kept: int, video_kept: int) -> Clip:
+        """The selected patches of whole current clips and of whole replayed ones, selected now by their scores."""
         if self._past is None:
-            return self.select(learner.batch, self._scores)
+            return self.select(clip, self._scores, audio_kept, video_kept)
         both = {key: torch.cat([value, self._past.extra[key]]) for key, value in self._scores.items()}
-        return self.select(learner.batch + self._past.clip, both)
+        return self.select(clip + self._past.clip, both, audio_kept, video_kept)
 
-    def select(self, clip: Clip, scores: Mapping[str, Tensor]) -> Clip:
+    def select(self, clip: Clip, scores: Mapping[str, Tensor], audio_kept: int, video_kept: int) -> Clip:
         """The patches of ``clip`` to train on: without a past the most important ones, else those drawn."""
         audio_importance, video_importance = scores["audio_importance"], scores["video_importance"]
         if self._past is None and self.select_by != "correlation":
-            audio = leading(audio_importance, self.audio_kept)
-            video = leading(video_importance, self.video_kept)
+            audio = leading(audio_importance, audio_kept)
+            video = leading(video_importance, video_kept)
         else:
             seed, index = self._seed, clip.index
             audio_pruned = prune(scores["audio_correlation"], seed=seed, use=Use.PRUNE_AUDIO, index=index)
@@ -173,7 +186,7 @@ class Stella(Selective):
             audio = select_audio(
                 audio_importance,
                 audio_pruned,
-                self.audio_kept,
+                audio_kept,
                 freqs=self.freqs,
                 chunk=self.chunk,
                 along=self.audio_selection,
@@ -181,15 +194,15 @@ class Stella(Selective):
                 seed=seed,
                 index=index,
             )
-            video = sample(video_importance, video_pruned, self.video_kept, seed=seed, use=Use.VIDEO, index=index)
-            self._seen["audio_pruned"] = audio_pruned.float().mean()
-            self._seen["video_pruned"] = video_pruned.float().mean()
-        self._seen["audio_entropy"] = _entropy(audio_importance.gather(1, audio))
-        self._seen["video_entropy"] = _entropy(video_importance.gather(1, video))
+            video = sample(video_importance, video_pruned, video_kept, seed=seed, use=Use.VIDEO, index=index)
+            self._logged["audio_pruned"] = audio_pruned.float().mean()
+            self._logged["video_pruned"] = video_pruned.float().mean()
+        self._logged["audio_entropy"] = _entropy(audio_importance.gather(1, audio))
+        self._logged["video_entropy"] = _entropy(video_importance.gather(1, video))
         return clip.take(video, audio)
 
     def _match(self, learner: Learner, encoded: tuple[Tensor, Tensor], fused: tuple[Tensor, Tensor]) -> Tensor:
-        """How badly the matching module tells true pairs from shuffled ones; only the latter are fused anew."""
+        """Matching loss: cross-entropy of true against shuffled pairs; only the latter are fused anew."""
         (audio, video), (fused_audio, fused_video) = encoded, fused
         partner = partners(len(audio), learner.generators["method"]).to(audio.device)
         own = partner == torch.arange(len(partner), device=audio.device)
@@ -200,7 +213,7 @@ class Stella(Selective):
             fused_audio = fused_audio.index_copy(0, wrong, wrong_audio)
             fused_video = fused_video.index_copy(0, wrong, wrong_video)
         logits = self.matching(fused_audio, fused_video)
-        self._seen["matching_accuracy"] = ((logits > 0) == own).float().mean()
+        self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype))
 
     def misfits(self, learner: Learner) -> Iterator[str]:

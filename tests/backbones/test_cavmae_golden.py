@@ -2,72 +2,38 @@
 
 import copy
 import functools
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
-from safetensors import safe_open
+from helpers.official import golden, part
 
 from avcl.backbones.cavmae import CavMae
-from avcl.backbones.convert.importing import fill
+from avcl.backbones.convert.convert import fill
 from avcl.backbones.convert.names import official_name
 from avcl.backbones.pos_embed import audio_table, video_table
 from avcl.clip import Clip, Grid
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-6)
 
 
-@functools.cache
-def golden(name):
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return tensors, {key: json.loads(value) for key, value in file.metadata().items()}
-
-
-def official_weights(tensors):
-    return {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
+def official(kind, name, **settings):
+    """A small backbone with the official weights that were recorded."""
+    backbone = CavMae(form=kind, dim=48, decoder_dim=32, decoder_heads=4, **settings).double()
+    fill(backbone, part(golden(name)[0], "weights/"), kind, "golden")
+    return backbone
 
 
 @pytest.fixture(scope="module")
 def stella():
-    tensors, _ = golden("stella_steps")
-    backbone = CavMae(
-        frames=2,
-        height=48,
-        width=48,
-        times=128,
-        dim=48,
-        heads=3,
-        depth=2,
-        fusion_depth=1,
-        decoder_dim=32,
-        decoder_depth=1,
-        decoder_heads=4,
-    ).double()
-    fill(backbone, official_weights(tensors), "stella", "golden")
-    return backbone
+    sizes = {"frames": 2, "height": 48, "width": 48, "times": 128}
+    return official("stella", "stella_steps", **sizes, heads=3, depth=2, fusion_depth=1, decoder_depth=1)
 
 
 @pytest.fixture(scope="module")
 def cavmae():
-    tensors, _ = golden("cavmae")
-    backbone = CavMae(
-        form="cav-mae",
-        frames=1,
-        height=64,
-        width=64,
-        times=256,
-        dim=48,
-        heads=4,
-        decoder_dim=32,
-        decoder_depth=2,
-        decoder_heads=4,
-    ).double()
-    fill(backbone, official_weights(tensors), "cav-mae", "golden")
-    return backbone
+    sizes = {"frames": 1, "height": 64, "width": 64, "times": 256}
+    return official("cav-mae", "cavmae", **sizes, heads=4, decoder_depth=2)
 
 
 # --- the official STELLA step -------------------------------------------------------------------------------
@@ -75,49 +41,48 @@ def cavmae():
 
 def step(number):
     """The clips of one official step, cut at the patches it kept, and its mask noise."""
-    tensors, _ = golden("stella_steps")
-    part = {key.removeprefix(f"step{number}/"): v for key, v in tensors.items() if key.startswith(f"step{number}/")}
-    frames, mel = part["video"], part["audio"]
+    out = part(golden("stella_steps")[0], f"step{number}/")
+    frames, mel = out["video"], out["audio"]
     if number:
-        frames = torch.cat([frames, part["buffer_sample/video_data"].double()])
-        mel = torch.cat([mel, part["buffer_sample/audio_data"].double()])
+        frames = torch.cat([frames, out["buffer_sample/video_data"].double()])
+        mel = torch.cat([mel, out["buffer_sample/audio_data"].double()])
     whole = Clip.cut(frames, mel, 16)
-    video, audio = (int(part[ids].shape[1] * 0.5) for ids in ("ids_v", "ids_a"))
-    return part, whole, whole.take(part["ids_v"][:, :video], part["ids_a"][:, :audio])
+    video, audio = (int(out[ids].shape[1] * 0.5) for ids in ("ids_v", "ids_a"))
+    return out, whole, whole.take(out["ids_v"][:, :video], out["ids_a"][:, :audio])
 
 
 def test_stella_unmasked_tokens(stella):
-    part, whole, _ = step(0)
+    out, whole, _ = step(0)
     audio, video = stella.encode(whole)
     # the official codes are from before the tables are added again
-    close(audio - stella.audio.fusion_table, part["inter_c_a"])
-    close(video - stella.video.fusion_table, part["inter_c_v"])
-    close(stella.alone(audio, "audio"), part["retrieval_a"])
-    close(stella.alone(video, "video"), part["retrieval_v"])
+    close(audio - stella.audio.fusion_table, out["inter_c_a"])
+    close(video - stella.video.fusion_table, out["inter_c_v"])
+    close(stella.alone(audio, "audio"), out["retrieval_a"])
+    close(stella.alone(video, "video"), out["retrieval_v"])
     joint_audio, joint_video = stella.tokens(whole)
-    close(joint_audio, part["joint_a"])
-    close(joint_video, part["joint_v"])
+    close(joint_audio, out["joint_a"])
+    close(joint_video, out["joint_v"])
     pooled_audio, pooled_video = stella.embed(whole)
-    close(pooled_audio, part["retrieval_a"].mean(1))
-    close(pooled_video, part["retrieval_v"].mean(1))
+    close(pooled_audio, out["retrieval_a"].mean(1))
+    close(pooled_video, out["retrieval_v"].mean(1))
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_stella_masked_pass(stella, number):
-    part, _, kept = step(number)
-    output = stella(kept, stella.rank(part["rand/0"], part["rand/1"]))
-    close(output.terms["mae_audio"].mean(), part["mae_audio_loss"])
-    close(output.terms["mae_video"].mean(), part["mae_frame_loss"])
-    close(output.terms["contrastive"].mean(), part["contrastive_loss"])
-    close(output.audio, part["audio_output"])
-    close(output.video, part["video_output"])
+    out, _, kept = step(number)
+    output = stella(kept, stella.rank(out["rand/0"], out["rand/1"]))
+    close(output.terms["mae_audio"].mean(), out["mae_audio_loss"])
+    close(output.terms["mae_video"].mean(), out["mae_frame_loss"])
+    close(output.terms["contrastive"].mean(), out["contrastive_loss"])
+    close(output.audio, out["audio_output"])
+    close(output.video, out["video_output"])
 
 
 def test_stella_gradients(stella):
-    part, _, kept = step(0)
+    out, _, kept = step(0)
     norms = golden("stella_steps")[1]["grad_norms"]
     stella.zero_grad()
-    stella(kept, stella.rank(part["rand/0"], part["rand/1"])).loss.mean().backward()
+    stella(kept, stella.rank(out["rand/0"], out["rand/1"])).loss.mean().backward()
     ours = {f"backbone.transformer.{official_name(key, 'stella')}": p for key, p in stella.named_parameters()}
     assert ours.keys() == {key for key in norms if key.startswith("backbone.")}
     for key, parameter in ours.items():
@@ -133,8 +98,7 @@ def masked(cavmae):
     tensors, _ = golden("cavmae")
     clip = Clip.cut(tensors["imgs"][:, None], tensors["audio"][:, None], 16)
     noise = rearrange(tensors["noise/0"], "b (f t) -> b (t f)", f=cavmae.grid.freqs)
-    out = {key.removeprefix("out/"): value for key, value in tensors.items() if key.startswith("out/")}
-    return out, clip, cavmae.rank(noise, tensors["noise/1"])
+    return part(tensors, "out/"), clip, cavmae.rank(noise, tensors["noise/1"])
 
 
 def to_official(audio, grid):

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from avcl.backbones.cavmae import CavMae
-from avcl.backbones.convert.importing import import_weights
+from avcl.backbones.convert.convert import convert_checkpoint
 from avcl.errors import UserError
 
 CLIPS = {"height": 32, "width": 32, "times": 64, "mels": 32}
@@ -78,7 +78,7 @@ def test_a_model_of_timm_is_fetched_by_its_name(hub, name):
     state = timm.create_model("vit_base_patch16_224.mae", pretrained=False, **sizes).state_dict()
     (hub / "timm/vit_base_patch16_224.mae").mkdir(parents=True)
     save_file(state, hub / "timm/vit_base_patch16_224.mae/model.safetensors")
-    found = import_weights(name, settings={**CLIPS, "heads": 3})
+    found = convert_checkpoint(name, settings={**CLIPS, "heads": 3})
     assert (found.kind, found.source) == ("mae", name)
     assert torch.equal(found.backbone.video.blocks[1].attn.qkv.weight, state["blocks.1.attn.qkv.weight"])
 
@@ -102,7 +102,7 @@ def test_what_is_pushed_is_what_comes_back(hub, tmp_path):
 
 def test_what_is_not_there_is_one_line(hub):
     with pytest.raises(UserError) as error:
-        import_weights("timm/vit_of_nobody")
+        convert_checkpoint("timm/vit_of_nobody")
     assert str(error.value) == (
         "timm/vit_of_nobody: no such file or folder, and no model.safetensors of that name comes from the Hugging "
         "Face Hub (RepositoryNotFoundError); fetch it where there is a network, and give the file"
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_one_line(hub):
         CavMae.from_pretrained("somebody/nothing")
     for name in ("nowhere.pth", "a/b/c", "weights/nowhere.safetensors"):
         with pytest.raises(UserError, match=f"^{re.escape(name)}: no such file$"):
-            import_weights(name)
+            convert_checkpoint(name)
     (hub / "empty").mkdir()
     with pytest.raises(UserError, match=f"^{re.escape(str(Path(hub, 'empty', 'model.safetensors')))}: no such file$"):
         CavMae.from_pretrained(hub / "empty")

@@ -4,8 +4,8 @@ import re
 import sys
 
 from avcl.bench import data_road as bench
-from avcl.data.dataset import Source, glance
 from avcl.data.decode import probe
+from avcl.data.source import Source, glance
 
 
 def test_it_writes_a_line_for_each_road(monkeypatch, capsys):

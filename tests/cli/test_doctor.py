@@ -1,5 +1,7 @@
 """`avcl doctor`: every line is true, and a plugin has its say."""
 
+import sys
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -7,10 +9,10 @@ from typer.testing import CliRunner
 from avcl.cli import doctor
 from avcl.cli.main import app
 from avcl.plugins.stella.ops import native
-from avcl.registry import registry
+from avcl.registry import Registry, registry
 
 
-def test_it_tells_versions_decoders_plugins_and_ops():
+def test_it_reports_versions_decoders_plugins_and_ops():
     lines = dict(doctor.report(registry()))
     assert lines["torch"] == torch.__version__.partition("+")[0] or lines["torch"] == torch.__version__
     assert lines["plugin stella"].startswith("avcl.plugins.stella (avcl ")
@@ -20,7 +22,7 @@ def test_it_tells_versions_decoders_plugins_and_ops():
         assert said.startswith("native" if backend.native else f"PyTorch: {backend.reason}")
 
 
-def test_the_verb_prints_it():
+def test_the_command_prints_it():
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 0
     assert "sample on CPU" in done.output and "plugin cav-mae" in done.output
@@ -39,12 +41,12 @@ def test_cuda_is_what_torch_says(monkeypatch, built, available, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Card {number}")
-    assert doctor._cuda() == expected
+    assert dict(doctor.report(Registry([])))["CUDA"] == expected
 
 
-def test_what_is_missing_is_said(monkeypatch):
+def test_what_is_missing_is_reported(monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    lines = dict(doctor.report(registry()))
+    monkeypatch.setitem(sys.modules, "av", None)
+    lines = dict(doctor.report(Registry([])))
     assert lines["no-such-package"] == "not installed"
     assert lines["decoders"].startswith("none: ")

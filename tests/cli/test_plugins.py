@@ -1,43 +1,54 @@
-"""What `avcl list` and `avcl show` print: whole, plain and in few words."""
+"""What `avcl list` and `avcl show` print: whole and plain, with help for every setting."""
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Literal
 
 import pytest
+from pydantic import PositiveInt
 from rich.console import Console
 
+import avcl.registry
 from avcl import Component, Strategy
-from avcl.cli import plugins as listing
-from avcl.cli.plugins import show_all, show_one
+from avcl.cli.plugins import entries, settings_of, show_all, show_one
 from avcl.errors import UserError
 from avcl.registry import Plugin, Registry
-from avcl.settings import Count, Fraction
+from avcl.settings import Fraction, descriptions, fields
 
 
 @dataclass(kw_only=True, eq=False)
 class Store(Component):
-    capacity: Count = 5
+    """Holds.
+
+    Args:
+        capacity: How many.
+    """
+
+    capacity: PositiveInt = 5
 
 
 @dataclass(kw_only=True)
 class Replay(Strategy):
     """Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is wide.
 
-    ``alpha``: how much.
+    Args:
+        alpha: How
+            much.
     """
 
     name = "replay"
 
-    size: Count
+    size: PositiveInt
     alpha: Fraction = 0.5
     mode: Literal["a", "b"] = "a"
     betas: tuple[float, float] = (0.9, 0.99)
-    limit: Count | None = None
-    derived: Count = None  # type: ignore[assignment]
+    limit: PositiveInt | None = None
+    derived: PositiveInt = None  # type: ignore[assignment]
     store: Store = field(default_factory=Store)
 
 
@@ -57,7 +68,7 @@ class Twin(Strategy):
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     paper = ModuleType("paper", "Replay: of a paper (arXiv 0000.00000).\n\nHow we differ: nothing.")
-    vars(paper).update(Count=Count, Fraction=Fraction, Literal=Literal, Store=Store)
+    vars(paper).update(PositiveInt=PositiveInt, Fraction=Fraction, Literal=Literal, Store=Store)
     monkeypatch.setitem(sys.modules, "paper", paper)
     for cls in (Replay, Bare, Twin):
         monkeypatch.setattr(cls, "__module__", "paper")
@@ -72,12 +83,15 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry: Registry, capsys: pytest.CaptureFixture) -> None:
     show_all(registry)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    sections = [line for line in lines if line.startswith("section ")]
+    assert [line.split()[1] for line in sections] == ["learner", "memory", "run"]
     assert lines == [
         "kind name what it is plugin distribution",
         "strategy bare Replay: of a paper (arXiv 0000.00000). paper tests 1",
         "strategy replay Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is "
         "wide. paper tests 1",
         "loggers a Replay: of a paper (arXiv 0000.00000). paper tests 1",
+        *sections,
         "",
         "broken plugin distribution error",
         "other.module tests 2 ImportError: " + "a long reason, " * 12 + "and its end",
@@ -94,7 +108,7 @@ def test_the_list_marks_two_of_one_name(registry: Registry, capsys: pytest.Captu
 
 def test_on_a_terminal_long_cells_are_folded_never_cut(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = Console(width=80, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False)
-    monkeypatch.setattr(listing, "Console", lambda **options: narrow)
+    monkeypatch.setattr("avcl.utils.console.Console", lambda **options: narrow)
     with narrow.capture() as captured:
         show_all(registry)
     said = captured.get()
@@ -102,6 +116,9 @@ def test_on_a_terminal_long_cells_are_folded_never_cut(registry: Registry, monke
     assert all(len(line) <= 80 for line in said.splitlines())
     assert "is wide." in " ".join(said.split())
     assert "and its end" in said
+    with narrow.capture() as captured:
+        show_one(registry, "memory")
+    assert re.search(r"^dtype +float64 \| +float32 +Precision", captured.get(), re.MULTILINE)
 
 
 def test_show_tells_all_about_a_name(registry: Registry, capsys: pytest.CaptureFixture) -> None:
@@ -116,16 +133,14 @@ def test_show_tells_all_about_a_name(registry: Registry, capsys: pytest.CaptureF
         "",
         "Replays [a lot] of ``clips`` :smile: from a memory whose name is longer than a terminal is wide.",
         "",
-        "``alpha``: how much.",
-        "",
-        "setting type default",
-        "size int > 0 required",
-        "alpha float >= 0, <= 1 0.5",
-        "mode 'a' | 'b' a",
-        "betas [float, float] [0.9, 0.99]",
-        "limit int > 0 | null null",
-        "derived int > 0 from other settings",
-        "store.capacity int > 0 5",
+        "setting type default help",
+        "size int > 0 required -",
+        "alpha float >= 0, <= 1 0.5 How much.",
+        "mode a | b a -",
+        "betas [float, float] [0.9, 0.99] -",
+        "limit int > 0 | null null -",
+        "derived int > 0 from other settings -",
+        "store.capacity int > 0 5 How many.",
         "",
     ]
 
@@ -143,6 +158,19 @@ def test_show_tells_a_name_in_every_kind(registry: Registry, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "strategy bare: paper.Bare, from paper (tests 1)" in said
     assert "metrics bare: paper, from paper (tests 4)" in said
+
+
+def test_every_setting_of_whatever_is_installed_has_help() -> None:
+    found = [entry for entry in entries(avcl.registry.registry()) if entry.plugin.distribution.startswith("avcl ")]
+    makers = {entry.name: entry.maker for entry in found if entry.maker}
+    told = {(name, key): text for name, maker in makers.items() for key, _, _, text in settings_of(maker)}
+    some = {"learner": "lr", "memory": "capacity", "run": "seed", "er": "memory.capacity", "stella-plus": "replay"}
+    assert set(some.items()) <= set(told)
+    assert {key: text for key, text in told.items() if not re.fullmatch(r"[^a-z-].*\.", text)} == {}
+    points = {point.name for point in entry_points(group="avcl") if point.dist and point.dist.name == "avcl"}
+    assert points == {entry.name for entry in found if entry.kind != "section"}, "what completion offers"
+    gone = {(name, key) for name, maker in makers.items() for key in descriptions(maker).keys() - set(fields(maker))}
+    assert gone == set(), "help for settings that do not exist"
 
 
 def test_show_suggests_and_tells_of_broken_plugins(registry: Registry) -> None:

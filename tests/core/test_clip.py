@@ -73,7 +73,7 @@ def test_casting_leaves_positions_alone():
 
 
 def test_sides_must_be_multiples_of_the_patch():
-    with pytest.raises(ValueError, match=r"frames: sides \(30, 32\) must be multiples of the patch size 16"):
+    with pytest.raises(ValueError, match=r"^frames: invalid sides \(30, 32\): must be multiples of patch = 16$"):
         Clip.cut(torch.zeros(1, 1, 3, 30, 32), torch.zeros(1, 1, 16, 16), 16)
 
 

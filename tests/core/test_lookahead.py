@@ -8,7 +8,7 @@ from helpers.toys import clips, enter, numbers, points, quadratic_learner, step
 from torch import nn
 from torch.func import functional_call
 
-from avcl.lookahead import gradients, lookahead
+from avcl.lookahead import gradients, virtual_step
 from avcl.plugins.finetune import Finetune
 from avcl.strategy import Strategy
 from avcl.testing.toys import small_backbone
@@ -31,11 +31,11 @@ class Looks(Strategy):
 
     def begin(self, learner):
         self.own = nn.Linear(24, 1)
-        self._steps = 0
+        self.steps = 0
 
     def prepare(self, learner):
         learner.generators["auxiliary"].set_state(learner.generators["mask"].get_state())
-        self._ahead = lookahead(learner, learner.batch)
+        self._ahead = virtual_step(learner, learner.batch)
 
     def penalty(self, learner):
         return {"own": self.own(learner.output.audio.detach()).square().mean()}
@@ -44,7 +44,7 @@ class Looks(Strategy):
         now = {name: p for name, p in learner.backbone.named_parameters() if p.requires_grad}
         assert now.keys() == self._ahead.keys()
         assert all(torch.equal(p, self._ahead[name]) for name, p in now.items())
-        self._steps += 1
+        self.steps += 1
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -55,7 +55,7 @@ def test_I5_the_preview_is_the_step(make_learner, optimizer, dtype):
     learner = make_learner(looks, dtype, optimizer=OPTIMIZERS[optimizer], warmup=3, weight_decay=0.1)
     for number in range(5):
         step(learner, clips(range(number, number + 4), dtype=dtype))
-    assert looks._steps == 5
+    assert looks.steps == 5
 
 
 def test_it_clips_as_the_learner_does(make_learner):
@@ -64,7 +64,7 @@ def test_it_clips_as_the_learner_does(make_learner):
     with torch.no_grad():
         nn.init.zeros_(looks.own.weight), nn.init.zeros_(looks.own.bias)  # its gradient would be part of the norm
     step(learner, clips(range(4)))
-    assert looks._steps == 1
+    assert looks.steps == 1
     norm = torch.cat([p.grad.flatten() for p in learner.backbone.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -87,7 +87,7 @@ def test_I4_no_trace_is_left(make_learner, optimizer):
         step(learner, clips(range(number, number + 4), dtype=torch.float32))
     assert learner.pending == 1
     before, groups = state(learner), [dict(group) for group in learner.optimizer.param_groups]
-    ahead = lookahead(learner, clips(range(8), dtype=torch.float32))
+    ahead = virtual_step(learner, clips(range(8), dtype=torch.float32))
     assert all(torch.equal(one, two) for one, two in zip(before, state(learner), strict=True))
     assert [dict(group) for group in learner.optimizer.param_groups] == groups
     assert not any(value.requires_grad for value in ahead.values())
@@ -99,7 +99,7 @@ def test_gradients_that_wait_are_not_part_of_it(make_learner):
     one, two = (make_learner(Finetune(), torch.float64, accumulate=n) for n in (1, 3))
     step(two, clips(range(4, 8)))
     two.generators["auxiliary"].set_state(one.generators["auxiliary"].get_state())
-    expected, found = (lookahead(learner, clips(range(4))) for learner in (one, two))
+    expected, found = (virtual_step(learner, clips(range(4))) for learner in (one, two))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
@@ -108,7 +108,7 @@ def test_by_hand_on_a_parabola():
     learner = quadratic_learner(Finetune(), rate=0.3)
     clip = points(torch.tensor([[1.0, 2.0, 3.0], [3.0, -2.0, 5.0]], dtype=torch.float64))
     start = learner.backbone.w.detach().clone()
-    ahead = lookahead(enter(learner, clip), clip)
+    ahead = virtual_step(enter(learner, clip), clip)
     torch.testing.assert_close(ahead["w"], start + 0.3 * (numbers(clip).mean(0) - start))
     loss = functional_call(learner.backbone, ahead, (clip,)).loss
     torch.testing.assert_close(loss, ((numbers(clip) - ahead["w"]) ** 2).sum(1) / 2)
@@ -120,7 +120,7 @@ def test_frozen_weights_are_not_in_it():
     backbone.requires_grad_(False)
     backbone.decoder_embed.requires_grad_(True)
     learner = Learner(backbone=backbone, strategy=Finetune())
-    ahead = lookahead(enter(learner, clips(range(4), dtype=torch.float32)), learner.batch)
+    ahead = virtual_step(enter(learner, clips(range(4), dtype=torch.float32)), learner.batch)
     assert set(ahead) == {"decoder_embed.weight", "decoder_embed.bias"}
 
 
@@ -147,10 +147,10 @@ def test_small_gradients_survive_half_precision(make_learner):
 
 def test_where_half_precision_overflows_nothing_moves(make_learner):
     learner = half_precision(make_learner)
-    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    learner.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     clip = clips(range(4), dtype=torch.float32)
     with learner.autocast():
-        assert lookahead(enter(learner, clip), clip) == {}
+        assert virtual_step(enter(learner, clip), clip) == {}
         loss = learner.backbone(clip, learner.backbone.draw_masks(clip)).loss.mean()
         assert gradients(learner, loss, [learner.backbone.norm.weight]) is None
 

@@ -22,7 +22,7 @@ HEAD = """
 from dataclasses import dataclass
 from torch import nn
 from avcl import Backbone, Scenario, Strategy, hookimpl
-from avcl.settings import Count
+from pydantic import PositiveInt
 """
 GOOD = (
     HEAD
@@ -30,7 +30,7 @@ GOOD = (
 @dataclass(kw_only=True)
 class Good(Strategy):
     name = "{name}"
-    size: Count = 1
+    size: PositiveInt = 1
 
 @hookimpl
 def strategies():

@@ -39,13 +39,17 @@ class Followed(Strategy):
         if not learner.pending:
             self._trail.append(flat(learner.backbone))
 
+    @property
+    def trail(self):
+        return torch.stack(self._trail)
+
 
 def follow(make_learner, steps, **settings):
     strategy = Followed(**settings)
     learner = make_learner(strategy, torch.float64)
     for number in range(steps):
         step(learner, clips(range(number % 8, number % 8 + 4)))
-    return strategy, torch.stack(strategy._trail)
+    return strategy, strategy.trail
 
 
 def close(found, expected):
@@ -72,17 +76,17 @@ def test_both_in_a_row(make_learner):
     close(flat(strategy.teacher.backbone), expected)
 
 
-def test_C3_a_share_of_nothing_stays_at_the_beginning(make_learner):
-    strategy, trail = follow(make_learner, 5, decay=0.9, share=0.0)
+def test_C3_an_update_probability_of_zero_stays_at_the_start(make_learner):
+    strategy, trail = follow(make_learner, 5, decay=0.9, update_probability=0.0)
     assert torch.equal(flat(strategy.teacher.backbone), trail[0])
     assert int(strategy.teacher.count) == 5
 
 
-def test_its_share_of_steps(make_learner):
+def test_its_update_probability(make_learner):
     """Over 400 steps as many updates as a coin of 0.3 allows, and the count goes on in between."""
     learner = make_learner(Finetune())
-    learner.pending = 0
-    teacher = Teacher(learner.backbone, decay=0.5, share=0.3)
+    learner.update.pending = 0
+    teacher = Teacher(learner.backbone, decay=0.5, update_probability=0.3)
     moves = 0
     for _ in range(400):
         with torch.no_grad():
@@ -116,7 +120,7 @@ def test_it_waits_for_the_step(make_learner):
     assert int(strategy.teacher.count) == 0
     step(learner, clips(range(4, 8)))
     assert int(strategy.teacher.count) == 1
-    close(flat(strategy.teacher.backbone), torch.stack(strategy._trail).mean(0))
+    close(flat(strategy.teacher.backbone), strategy.trail.mean(0))
 
 
 def test_its_distance(make_learner):
@@ -128,23 +132,17 @@ def test_its_distance(make_learner):
     assert float(teacher.distance(learner)) == pytest.approx(float(moved))
 
 
-def test_buffers_are_copied(make_learner):
+def test_it_is_a_copy_that_follows_buffers_too(make_learner):
     learner = make_learner(Finetune())
     learner.model.register_buffer("running", torch.zeros(2))
     teacher = Teacher(learner.backbone, decay=0.999)
-    learner.model.running += 3
-    learner.pending = 0
-    teacher.update(learner)
-    assert teacher.backbone.running.tolist() == [3, 3]
-
-
-def test_it_is_a_copy_in_every_way(make_learner):
-    learner = make_learner(Finetune())
-    teacher = Teacher(learner.backbone, decay=0.9)
     theirs = {p.data_ptr() for p in learner.backbone.parameters()}
     assert not theirs & {p.data_ptr() for p in teacher.parameters()}
-    assert isinstance(teacher.backbone, type(learner.backbone))
     assert teacher.backbone.grid == learner.backbone.grid
+    learner.model.running += 3
+    learner.update.pending = 0
+    teacher.update(learner)
+    assert teacher.backbone.running.tolist() == [3, 3]
 
 
 def test_a_checkpoint_holds_it_with_its_count(make_learner, tmp_path):

@@ -88,13 +88,13 @@ def test_what_comes_after_the_cut_does_not_matter(tmp_path):
 def test_noise_in_the_middle_is_refused_when_decoded(tmp_path, codec):
     path = write_clip(tmp_path / "a.mkv", video=codec, audio=None, paint=snow, size=(160, 120), seconds=2)
     overwrite(path, 0.3, path.stat().st_size // 2)
-    assert refusal(frames, str(path), [0.0, 1.9]) in ("damaged video", "no picture at 1.9 s")
+    assert refusal(frames, str(path), [0.0, 1.9]) in ("corrupt video", "no picture at 1.9 s")
 
 
 def test_noise_in_the_sound_is_refused_when_decoded(tmp_path):
     path = overwrite(write_clip(tmp_path / "a.mp4", video=None), 0.4, 4000)
     assert probe(str(path)).audio == pytest.approx(5.0, abs=0.1)
-    assert refusal(sound, str(path)) == "damaged audio"
+    assert refusal(sound, str(path)) == "corrupt audio"
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "avi", "ts"])

@@ -203,8 +203,8 @@ def test_a_format_that_changes_midway_is_followed(tmp_path):
 def test_silence_is_refused(tmp_path, kind):
     kept = KINDS[kind]
     silent = [{0: np.zeros(5 * kept.get("rate", 44100), np.float32)}]
-    path = write_clip(tmp_path / f"mute.{kind}", tracks=silent, **kept)
-    assert refusal(sound, str(path)) == "mute"
+    path = write_clip(tmp_path / f"silent.{kind}", tracks=silent, **kept)
+    assert refusal(sound, str(path)) == "silent"
 
 
 # ---- names, sizes ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from PIL import Image
 
 from avcl.data.decode import sound
 from avcl.data.extracted import Extracted
-from avcl.data.lists import Row, label_names, read
+from avcl.data.lists import Row, label_names, read_list
 from avcl.errors import BadClip, UserError
 
 VGGSOUND = '---g-f_I2yQ,1,"people marching",test\n--0PQM4-hqg,30,"waterfall burbling",train\n'
@@ -19,7 +19,7 @@ AUDIOSET = '# Segments csv created\n# YTID, start_seconds\n--PJHxphWEs, 30.000, 
 
 def rows(path, text, **writing):
     path.write_text(text, newline="", **writing)
-    return list(read(path, path.parent))
+    return list(read_list(path, path.parent))
 
 
 def test_vggsound(tmp_path):
@@ -99,7 +99,7 @@ def test_a_list_that_cannot_be_read_ends_in_one_line(tmp_path, name, content, to
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        list(read(path, tmp_path))
+        list(read_list(path, tmp_path))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -107,7 +107,7 @@ def test_a_list_that_cannot_be_read_ends_in_one_line(tmp_path, name, content, to
 def test_no_such_list(tmp_path):
     for name in ("a.csv", "a.json"):
         with pytest.raises(UserError, match="no such file"):
-            list(read(tmp_path / name, tmp_path))
+            list(read_list(tmp_path / name, tmp_path))
 
 
 def test_label_names(tmp_path):
@@ -141,7 +141,7 @@ def test_a_clip_that_was_taken_apart(taken_apart):
 def test_pictures_that_cannot_be_used(taken_apart, tmp_path):
     assert refusal(taken_apart.pictures, [9.0]) == "no such picture"
     (tmp_path / "frame_3.png").write_bytes(b"\x89PNG broken")
-    assert refusal(taken_apart.pictures, [3 / 8]) == "damaged picture"
+    assert refusal(taken_apart.pictures, [3 / 8]) == "corrupt picture"
     Image.new("RGB", (32, 32)).save(tmp_path / "frame_4.png")
     assert refusal(taken_apart.pictures, [0.25, 0.5]) == "the picture changes its size midway"
     (tmp_path / "frame_0.png").unlink()

@@ -105,7 +105,7 @@ def test_weights_load_into_a_new_backbone(finished):
 def test_a_run_is_never_overwritten(finished):
     _, _, folder = finished
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(UserError, match=r"holds a run already; go on with --resume, or choose another folder"):
+    with pytest.raises(UserError, match=r"holds a run already; continue it with --resume, or choose another --out"):
         make_run(folder).train()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -146,17 +146,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch,
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_waits_for_the_batch_and_loses_nothing(finished, tmp_path, monkeypatch, name):
     stopped = make_run(tmp_path / "stopped")
-    iteration = Learner._iteration
+    iteration = Learner.training_iteration
 
     def signalled(self, **kwargs):
         if self.clock.train_iterations == 4:
             os.kill(os.getpid(), getattr(signal, name))
         iteration(self, **kwargs)
 
-    monkeypatch.setattr(Learner, "_iteration", signalled)
-    with pytest.raises(StoppedError, match=f"stopped by {name} after step 5; go on with --resume"):
+    monkeypatch.setattr(Learner, "training_iteration", signalled)
+    with pytest.raises(StoppedError, match=f"stopped by {name} after step 5; continue with --resume"):
         stopped.train()
-    monkeypatch.setattr(Learner, "_iteration", iteration)
+    monkeypatch.setattr(Learner, "training_iteration", iteration)
     make_run(tmp_path / "stopped").train(resume=True)
     assert (tmp_path / "stopped" / "results.json").read_bytes() == (finished[2] / "results.json").read_bytes()
 
@@ -186,7 +186,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert told["clips"] == "task_0 16, task_1 16"
     assert told["parameters"].startswith(f"{sum(p.numel() for p in run.backbone.parameters()):,} of the backbone, 0 ")
     item = 4 * (8 * 768 + 8 * 256) + 2 * 16 + 8 + 2 * 4 * 24
-    assert f"{8 * item / 2**20:,.1f} MiB of past clips when full" in told["memory"]
+    assert f"{8 * item / 2**20:,.1f} MiB in the replay buffer when full" in told["memory"]
 
 
 def test_bad_clips_are_in_the_results(tmp_path):

@@ -64,7 +64,7 @@ def audioset(root, good, tasks, train=2, test=1, distinct=False):
 
 
 def videos(root):
-    """Two tasks of eight clips, three of which cannot be used: mute, cut off, without sound."""
+    """Two tasks of eight clips, three of which cannot be used: silent, truncated, without audio."""
     for task in ("birds", "trains"):
         for number in range(8):
             tone = sine(2.0, 44100, 200.0 * (number + 1))

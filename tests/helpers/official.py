@@ -1,9 +1,27 @@
-"""State dicts with the names and shapes of the official checkpoints, as their authors' code writes them."""
+"""Official checkpoints: state dicts of their names and shapes, and the numbers recorded from the authors' code."""
+
+import functools
+import json
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 BASE = {"dim": 768, "decoder_dim": 512, "decoder_depth": 8, "pixels": 224, "times": 1024, "mels": 128}
 SMALL = {"dim": 48, "decoder_dim": 32, "decoder_depth": 2, "pixels": 32, "times": 64, "mels": 32}
+
+
+@functools.cache
+def golden(name):
+    """The tensors and the metadata recorded for a small random model: ``stella_steps`` or ``cavmae``."""
+    with safe_open(Path(__file__).parents[1] / "golden" / f"{name}.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, {key: json.loads(value) for key, value in file.metadata().items()}
+
+
+def part(tensors, prefix):
+    """The tensors whose names begin so, without the prefix."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def block(name, dim, norms=("",)):

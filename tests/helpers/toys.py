@@ -39,14 +39,14 @@ def copy_of(generator):
 
 def enter(learner, clip):
     """The learner as it is when a strategy prepares ``clip``."""
-    learner.is_training, learner.batch, learner.current, learner.fresh = True, clip, clip, len(clip)
-    learner.weight = None
+    learner.is_training, learner.batch, learner.current, learner.num_current = True, clip, clip, len(clip)
+    learner.weight, learner.apart = None, []
     return learner
 
 
 def step(learner, clip):
     """One batch through the learner's own loop."""
-    enter(learner, clip)._iteration()
+    enter(learner, clip).training_iteration()
 
 
 @dataclass(kw_only=True, eq=False)

@@ -11,8 +11,8 @@ from helpers.material import truncate, write_clip
 from helpers.miniature import SMALL, audioset, vggsound
 from typer.testing import CliRunner
 
+from avcl.cli.data import scenario_of_files
 from avcl.cli.main import app
-from avcl.data.check import scenario_of_files
 from avcl.scenarios.splits import read_categories
 
 BACKBONE = {"name": "cav-mae", "size": "tiny", "dim": 48, "depth": 1}
@@ -87,7 +87,7 @@ def test_from_download_to_results_from_files_and_from_a_store(which, request, tm
     assert [counts["train", task]["usable"] for task in given.tasks] == given.train
     assert [counts["eval", task]["usable"] for task in given.tasks] == given.eval
     assert {key: counts["train", given.tasks[0]].get(key, 0) for key in given.absent} == given.absent
-    kinds = ("unreadable", "mute")
+    kinds = ("corrupt", "without audio")
     assert {clip["name"]: clip["reason"] for clip in listed["clips"] if clip["state"] in kinds} == given.faults
 
     store = tmp_path / "store"

@@ -16,8 +16,8 @@ import torch
 from helpers.toys import train
 
 from avcl.cli.plugins import show_all
-from avcl.config.build import parts
-from avcl.config.files import load
+from avcl.config.build import components_of
+from avcl.config.files import read_config
 from avcl.errors import SettingsError
 from avcl.experiment import checkpoint
 from avcl.experiment.run import Run
@@ -180,9 +180,9 @@ def test_composed_strategies_resume(tmp_path):
     first, second = Noise().benchmark().train_stream
     straight = together(three()[0])
     straight.train(first)
-    checkpoint.save(tmp_path / "state.pt", checkpoint.capture(straight))
+    checkpoint.save(tmp_path / "state.pt", straight.state_dict())
     again = together(three()[0])
-    checkpoint.restore(again, checkpoint.load(tmp_path / "state.pt"))
+    again.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
     for learner in (straight, again):
         learner.train(second)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), again.parameters(), strict=True))
@@ -205,7 +205,8 @@ def test_the_small_strategy_keeps_every_promise():
 def test_strategies_are_composed_in_a_file_too(tmp_path, monkeypatch):
 
     (tmp_path / "run.yaml").write_text(SMALL)
-    made = parts(load(tmp_path / "run.yaml", ["strategy=[stella-plus, {name: esmer, memory: {capacity: 0}}]"]))
+    sets = ["strategy=[stella-plus, {name: esmer, memory: {capacity: 0}}]"]
+    made = components_of(read_config(tmp_path / "run.yaml", sets))
     assert [part.name for part in made["strategies"]] == ["stella-plus", "esmer"]
 
 
@@ -230,7 +231,7 @@ def test_the_scripts_run(tmp_path, monkeypatch, capsys, name, folder):
 
 
 def test_stella_plus_plus_has_the_batch_of_the_paper():
-    base, larger = load(EXAMPLES / "run.yaml"), load(EXAMPLES / "stella_plus_plus.yaml")
+    base, larger = read_config(EXAMPLES / "run.yaml"), read_config(EXAMPLES / "stella_plus_plus.yaml")
     batch = round(1.66 * base["learner"]["batch_size"])
     learner, strategy = {**base["learner"], "batch_size": batch}, {**base["strategy"], "name": "stella-plus"}
     assert larger == {**base, "learner": learner, "strategy": strategy}
@@ -336,11 +337,11 @@ def test_compare_says_what_is_wrong_in_a_line(compared, capsys, words, methods, 
 @pytest.mark.parametrize("name", ["run", "pretrain", "stella_plus_plus", "videos", "continual_vs", "continual_as"])
 def test_every_run_file_has_only_settings_that_exist(name):
     """What is missing in those for one's own data is the data, and nothing else."""
-    raw = load(EXAMPLES / f"{name}.yaml")
+    raw = read_config(EXAMPLES / f"{name}.yaml")
     if "root" not in raw["scenario"]:
-        assert parts(raw)["settings"]["learner"]["epochs"] == raw["learner"]["epochs"]
+        assert components_of(raw)["settings"]["learner"]["epochs"] == raw["learner"]["epochs"]
         return
     with pytest.raises(SettingsError) as error:
-        parts(raw)
+        components_of(raw)
     missing = ("scenario.root: ", "scenario.train: no file", "scenario.eval: no file", "scenario.labels: no file")
     assert all(line.startswith(missing) for line in error.value.mistakes)

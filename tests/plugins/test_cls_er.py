@@ -18,7 +18,7 @@ def flat(module):
 
 
 def test_C3_shares_of_nothing_leave_both_at_the_beginning(make_learner):
-    strategy = cls_er(stable_share=0.0, plastic_share=0.0)
+    strategy = cls_er(stable_update_probability=0.0, plastic_update_probability=0.0)
     learner = make_learner(strategy, torch.float64)
     start = flat(learner.backbone).clone()
     train(learner)
@@ -30,7 +30,7 @@ def test_C3_shares_of_nothing_leave_both_at_the_beginning(make_learner):
 
 
 def test_C4_with_every_step_followed_both_are_the_plain_mean(make_learner):
-    strategy = cls_er(stable_share=1.0, plastic_share=1.0)
+    strategy = cls_er(stable_update_probability=1.0, plastic_update_probability=1.0)
     learner = make_learner(strategy, torch.float64)
     trail = [flat(learner.backbone)]
     for start in range(0, 12, 4):
@@ -41,7 +41,7 @@ def test_C4_with_every_step_followed_both_are_the_plain_mean(make_learner):
 
 
 def test_the_plastic_one_moves_more_often(make_learner):
-    strategy = cls_er(stable_share=0.2, plastic_share=0.9)
+    strategy = cls_er(stable_update_probability=0.2, plastic_update_probability=0.9)
     learner = make_learner(strategy, torch.float64)
     moves = {"stable": 0, "plastic": 0}
     for number in range(40):
@@ -68,7 +68,7 @@ def test_C6_teachers_have_no_gradient_and_no_place_in_the_optimizer(make_learner
 def test_C7_the_surer_teacher_row_by_row_the_plastic_one_at_a_tie():
     """Unit vectors at hand-made angles: each teacher's probabilities follow from plain cosines."""
     strategy = cls_er(temperature=0.5)
-    strategy._seen = {}
+    strategy._logged = {}
     east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     sharp = torch.stack([east, north]), torch.stack([east, north])  # finds each of two, both ways
     blurred = torch.stack([east, north]), torch.stack([east, east])  # its two pictures look alike
@@ -77,17 +77,17 @@ def test_C7_the_surer_teacher_row_by_row_the_plastic_one_at_a_tie():
     assert torch.equal(video, 2 * sharp[1])
     # by picture both find sound 0 with e^2 / (e^2 + 1): a tie
     assert torch.equal(audio, torch.stack([blurred[0][0], 2 * sharp[0][1]]))
-    assert strategy._seen["stable_chosen"] == 3 / 4
+    assert strategy._logged["stable_chosen"] == 3 / 4
     audio, video = strategy.choose(sharp, (3 * sharp[0], 3 * sharp[1]))
     assert torch.equal(audio, 3 * sharp[0])
     assert torch.equal(video, 3 * sharp[1])
-    assert strategy._seen["stable_chosen"] == 0
+    assert strategy._logged["stable_chosen"] == 0
 
 
 def test_the_choice_against_the_formula():
     """q_i = softmax over the clips of cosine / temperature, at i; sound asks for video targets and back."""
     strategy = cls_er()
-    strategy._seen = {}
+    strategy._logged = {}
     draw = torch.Generator().manual_seed(0)
     stable, plastic = (tuple(torch.randn(12, 6, generator=draw).double() for _ in range(2)) for _ in range(2))
 
@@ -106,19 +106,19 @@ def test_the_choice_against_the_formula():
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_penalty_by_hand(make_learner, shared):
     """lambda times both mean squared errors, on the replayed rows only, targets under the student's masks."""
-    strategy = cls_er(consistency=0.7, share_masks=shared)
+    strategy = cls_er(reg_weight=0.7, share_masks=shared)
     learner = make_learner(strategy, torch.float64)
     for start in (0, 4, 8):
         step(learner, clips(range(start, start + 4)))
     targets = []
     strategy.choose = lambda stable, plastic: targets.append(stable) or stable
     before = flat(strategy.stable.backbone)
-    strategy.stable.share = strategy.plastic.share = 0.0
+    strategy.stable.update_probability = strategy.plastic.update_probability = 0.0
     step(learner, clips(range(12, 16)))
     assert torch.equal(flat(strategy.stable.backbone), before)
     (audio, video), output = targets[0], learner.output
     expected = 0.7 * (mse_loss(output.audio[4:], audio) + mse_loss(output.video[4:], video))
-    torch.testing.assert_close(learner.losses["consistency"], expected.detach())
+    torch.testing.assert_close(learner.losses["distillation"], expected.detach())
     seen = learner.masks[4:].seen(learner.batch[4:])
     assert torch.equal(strategy.stable.embed(seen)[0], audio) == shared
 
@@ -127,7 +127,7 @@ def test_nothing_to_hold_in_the_first_step(make_learner):
     strategy = cls_er()
     learner = make_learner(strategy, torch.float64)
     step(learner, clips(range(4)))
-    assert "consistency" not in learner.losses
+    assert "reg_weight" not in learner.losses
     assert "stable_chosen" not in strategy.log()
 
 
@@ -139,5 +139,5 @@ def test_it_also_holds_what_another_strategy_replays(make_learner):
     learner = make_learner([derpp, cls_er(memory=Memory(capacity=0))], torch.float64)
     for start in (0, 4):
         step(learner, clips(range(start, start + 4)))
-    assert list(learner.losses) == ["mae_audio", "mae_video", "contrastive", "drift", "consistency"]
+    assert list(learner.losses) == ["mae_audio", "mae_video", "contrastive", "drift", "distillation"]
     assert len(enter(learner, learner.batch).batch) == 8

@@ -37,7 +37,7 @@ def test_F2_there_is_no_memory(make_learner):
     learner = make_learner(strategy)
     before = [learner.generators[name].get_state() for name in ("memory", "method", "auxiliary")]
     train(learner)
-    assert vars(strategy) == {}
+    assert strategy.state_dict() == strategy.log() == {}
     after = [learner.generators[name].get_state() for name in ("memory", "method", "auxiliary")]
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
     assert strategy.full_bytes() == 0

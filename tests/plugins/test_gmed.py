@@ -6,7 +6,7 @@ from helpers.toys import clips, copy_of, enter, numbers, points, quadratic_learn
 from torch.func import functional_call
 
 from avcl.clip import Clip
-from avcl.lookahead import lookahead
+from avcl.lookahead import virtual_step
 from avcl.memory import Memory
 from avcl.plugins.er import ER
 from avcl.plugins.gmed import GMED
@@ -29,7 +29,7 @@ def held(strategy):
 
 
 def test_G1_a_stride_of_nothing_leaves_memory_as_er_does(make_learner):
-    strategies = gmed(stride=0.0), ER(memory=Memory(capacity=8, dtype="float64"))
+    strategies = gmed(alpha=0.0), ER(memory=Memory(capacity=8, dtype="float64"))
     assert torch.equal(*(train(make_learner(strategy, torch.float64)) for strategy in strategies))
     one, two = (held(strategy).clip for strategy in strategies)
     assert torch.equal(one.video, two.video)
@@ -41,7 +41,7 @@ def test_G1_a_stride_of_nothing_leaves_memory_as_er_does(make_learner):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_G2_by_hand_on_a_parabola(sign):
     """edit = alpha / B [ eta (w - mean of the current) + s beta (x - w) ] for plain descent at rate eta."""
-    strategy = gmed(stride=0.7, pull=0.3, sign=sign)
+    strategy = gmed(alpha=0.7, beta=0.3, sign=sign)
     learner = quadratic_learner(strategy, rate=0.2)
     draw = torch.Generator().manual_seed(0)
     past, current = torch.randn(5, 3, generator=draw).double(), torch.randn(3, 3, generator=draw).double()
@@ -56,7 +56,7 @@ def test_G2_by_hand_on_a_parabola(sign):
 
 
 def test_G3_without_a_step_and_without_a_pull_nothing_is_edited(make_learner):
-    strategy = gmed(pull=0.0)
+    strategy = gmed(beta=0.0)
     learner = filled(make_learner, strategy, lr=0.0)
     clip = strategy.memory.read(torch.arange(4)).clip
     # in float64 but for the last bit, as in test_mir.py
@@ -66,7 +66,7 @@ def test_G3_without_a_step_and_without_a_pull_nothing_is_edited(make_learner):
 
 
 def test_G4_only_the_drawn_rows_change_and_of_them_only_picture_sound_and_age(make_learner):
-    strategy = gmed(stride=100.0)
+    strategy = gmed(alpha=100.0)
     learner = filled(make_learner, strategy)
     before = held(strategy)
     slots = strategy.draw(learner).slots
@@ -86,7 +86,7 @@ def test_G4_only_the_drawn_rows_change_and_of_them_only_picture_sound_and_age(ma
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_G5_what_is_replayed_is_what_is_kept(make_learner, dtype):
-    strategy = gmed(stride=100.0, memory=Memory(capacity=8, dtype=dtype))
+    strategy = gmed(alpha=100.0, memory=Memory(capacity=8, dtype=dtype))
     learner = filled(make_learner, strategy)
     strategy.prepare(learner)
     kept = strategy.memory.read(strategy._past.slots).clip
@@ -98,8 +98,8 @@ def test_G5_what_is_replayed_is_what_is_kept(make_learner, dtype):
 
 
 def test_G6_edits_of_a_clip_fade_and_a_new_clip_starts_anew():
-    """On a parabola that does not move every full edit of a clip is the same but for the fading."""
-    strategy = gmed(stride=1.0, pull=0.0, fading=0.5, memory=Memory(capacity=2, dtype="float64"))
+    """On a parabola that does not move every full edit of a clip is the same but for the gamma."""
+    strategy = gmed(alpha=1.0, beta=0.0, gamma=0.5, memory=Memory(capacity=2, dtype="float64"))
     learner = quadratic_learner(strategy, rate=0.2)
     past, current = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).double(), torch.zeros(2, 3).double()
     strategy.memory.add(points(past), **strategy.remember(enter(learner, points(past))))
@@ -118,8 +118,8 @@ def test_G6_edits_of_a_clip_fade_and_a_new_clip_starts_anew():
 
 
 def test_without_fading_edits_never_shrink():
-    strategy = gmed(stride=1.0, pull=0.0)
-    assert strategy.fading == 1.0
+    strategy = gmed(alpha=1.0, beta=0.0)
+    assert strategy.gamma == 1.0
     learner = quadratic_learner(strategy, rate=0.2)
     past = torch.tensor([[1.0, 2.0, 3.0]]).double()
     strategy.memory.add(points(past), age=torch.tensor([1000]))
@@ -128,13 +128,13 @@ def test_without_fading_edits_never_shrink():
 
 
 def test_G7_edited_clips_are_harmed_more_by_as_much_as_the_gradient_says(make_learner, monkeypatch):
-    """d loss(edited) - d loss(before) = stride |g' - g|^2 to first order, with d loss = loss(w') - loss(w)."""
-    strategy = gmed(stride=1e-3, pull=0.0)
+    """d loss(edited) - d loss(before) = alpha |g' - g|^2 to first order, with d loss = loss(w') - loss(w)."""
+    strategy = gmed(alpha=1e-3, beta=0.0)
     learner = filled(make_learner, strategy)
     backbone, clip = learner.backbone, strategy.memory.read(torch.arange(4)).clip
     masks = backbone.draw_masks(clip, torch.Generator().manual_seed(3))
     monkeypatch.setattr(backbone, "draw_masks", lambda *_: masks)
-    ahead, edits = lookahead(learner, learner.batch), strategy.edits(learner, clip)
+    ahead, edits = virtual_step(learner, learner.batch), strategy.edits(learner, clip)
     sides = {side: getattr(clip, side) + 1e-3 * edit for side, edit in edits.items()}
     edited = Clip(**clip.tensors() | sides)
 
@@ -148,8 +148,8 @@ def test_G7_edited_clips_are_harmed_more_by_as_much_as_the_gradient_says(make_le
 
 
 def test_the_edit_by_hand_on_a_real_backbone(make_learner):
-    """Both modalities, the pull, and the target that moves with the input."""
-    strategy = gmed(stride=0.5, pull=0.25)
+    """Both modalities, the beta, and the target that moves with the input."""
+    strategy = gmed(alpha=0.5, beta=0.25)
     learner = filled(make_learner, strategy)
     memory, masks = (copy_of(learner.generators[key]) for key in ("memory", "auxiliary"))
     before = held(strategy)
@@ -157,7 +157,7 @@ def test_the_edit_by_hand_on_a_real_backbone(make_learner):
     slots = torch.randperm(8, generator=memory)[:4]
     assert torch.equal(found.slots, slots)
     learner.generators["auxiliary"].set_state(masks.get_state())
-    ahead = lookahead(learner, learner.batch)
+    ahead = virtual_step(learner, learner.batch)
     clip = before.clip[slots]
     seen = learner.backbone.draw_masks(clip, learner.generators["auxiliary"])
     leaves = clip.audio.requires_grad_(), clip.video.requires_grad_()
@@ -175,7 +175,7 @@ def test_half_precision_that_overflows_edits_nothing(make_learner):
     for start in (0, 4):
         step(learner, clips(range(start, start + 4), dtype=torch.float32))
     enter(learner, clips(range(8, 12), dtype=torch.float32))
-    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    learner.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = held(strategy)
     with learner.autocast():
         past = strategy.draw(learner)

@@ -45,9 +45,9 @@ def once(known, make_learner, make, **settings):
     ("make", "settings"),
     [
         (DERpp, {"alpha": 0.0}),
-        (GMED, {"stride": 0.0}),
-        (CLSER, {"consistency": 0.0}),
-        (ESMER, {"consistency": 0.0, "margin": NEVER}),
+        (GMED, {"alpha": 0.0}),
+        (CLSER, {"reg_weight": 0.0}),
+        (ESMER, {"reg_weight": 0.0, "loss_margin": NEVER}),
         (MIR, {"candidates": 1}),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -58,7 +58,7 @@ def test_with_its_own_part_switched_off_it_is_er(known, make_learner, make, sett
 
 @pytest.mark.parametrize("make", [ER, DERpp, MIR, GMED, CLSER, ESMER, LUMP], ids=lambda make: make.name)
 def test_F4_with_an_empty_memory_it_is_finetune(known, make_learner, make):
-    settings = {"margin": NEVER} if make is ESMER else {}
+    settings = {"loss_margin": NEVER} if make is ESMER else {}
     assert torch.equal(once(known, make_learner, make, capacity=0, **settings), once(known, make_learner, Finetune))
 
 
@@ -74,16 +74,16 @@ def test_F4_L1_mixing_in_nothing_is_finetune(known, make_learner):
 
 
 def test_C2_S2_two_teachers_that_are_one_are_esmers(known, make_learner):
-    shared = {"consistency": 0.3}
-    two = once(known, make_learner, CLSER, stable_share=1.0, plastic_share=1.0, **shared)
-    one = once(known, make_learner, ESMER, share=1.0, margin=NEVER, **shared)
+    shared = {"reg_weight": 0.3}
+    two = once(known, make_learner, CLSER, stable_update_probability=1.0, plastic_update_probability=1.0, **shared)
+    one = once(known, make_learner, ESMER, update_probability=1.0, loss_margin=NEVER, **shared)
     assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("make", [DERpp, GMED, CLSER, ESMER, MIR, LUMP], ids=lambda make: make.name)
 def test_as_they_come_they_are_not(known, make_learner, make):
     """The identities above would also hold between methods that do nothing."""
-    settings = {"stride": 1e3} if make is GMED else {}
+    settings = {"alpha": 1e3} if make is GMED else {}
     found = once(known, make_learner, make, **settings)
     assert not torch.equal(found, once(known, make_learner, ER))
     assert not torch.equal(found, once(known, make_learner, Finetune))

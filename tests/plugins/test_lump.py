@@ -12,10 +12,13 @@ from avcl.utils.seeding import generator
 
 
 def lump(fixed=None, capacity=8, **settings):
-    strategy = LUMP(memory=Memory(capacity=capacity, dtype="float64"), **settings)
-    if fixed is not None:
-        strategy.share = lambda learner: fixed
-    return strategy
+    """LUMP with a ``fixed`` lambda, if one is given."""
+
+    class Fixed(LUMP):
+        def share(self, learner):
+            return fixed
+
+    return (LUMP if fixed is None else Fixed)(memory=Memory(capacity=capacity, dtype="float64"), **settings)
 
 
 def filled(make_learner, strategy):
@@ -56,7 +59,7 @@ def test_L4_the_loss_sees_as_many_rows_and_memory_gets_them_unmixed(make_learner
     learner = filled(make_learner, strategy)
     fresh = clips(range(8, 12))
     step(learner, fresh)
-    assert len(learner.batch) == len(learner.output.audio) == learner.fresh == 4
+    assert len(learner.batch) == len(learner.output.audio) == learner.num_current == 4
     stored = strategy.memory.read(torch.arange(8, 12)).clip
     assert torch.equal(stored.video, fresh.video)
     assert torch.equal(stored.audio, fresh.audio)
@@ -64,14 +67,14 @@ def test_L4_the_loss_sees_as_many_rows_and_memory_gets_them_unmixed(make_learner
     assert list(learner.losses) == ["mae_audio", "mae_video", "contrastive"]
 
 
-@pytest.mark.parametrize(("concentration", "share"), [(0.05, 0.87), (0.1, 0.75), (0.4, 0.36)])
-def test_L5_how_often_there_is_next_to_no_mixing(concentration, share):
+@pytest.mark.parametrize(("alpha", "share"), [(0.05, 0.87), (0.1, 0.75), (0.4, 0.36)])
+def test_L5_how_often_there_is_next_to_no_mixing(alpha, share):
     """P(lambda < 0.05 or > 0.95), and the mean of 1/2, over 3,000 draws."""
 
     class Draws:
         generators = {"method": generator(0, "method")}  # noqa: RUF012
 
-    strategy = LUMP(concentration=concentration)
+    strategy = LUMP(alpha=alpha)
     drawn = torch.tensor([strategy.share(Draws) for _ in range(3000)])
     extreme = ((drawn < 0.05) | (drawn > 0.95)).double().mean()
     assert abs(extreme - share) < 4 * (share * (1 - share) / 3000) ** 0.5 + 0.005  # the share has two digits
@@ -99,6 +102,6 @@ def test_settings_of_replay_are_refused():
     with pytest.raises(SettingsError) as error:
         LUMP(contrastive_scope="split", replay=4)
     assert error.value.mistakes == [
-        "contrastive_scope: 'split' is not allowed: mixed clips are one batch; leave it out",
-        "replay: 4 is not allowed: every clip is mixed with one past clip; leave it out",
+        "contrastive_scope: invalid value 'split': must be 'joint', as mixed clips are one batch",
+        "replay: invalid value 4: must be null, as each clip is mixed with one",
     ]

@@ -122,11 +122,11 @@ def test_what_is_replayed_is_what_was_stored(noise, make_learner):
 
     def watch(learner):
         observe(learner)
-        for row in range(learner.fresh):
+        for row in range(learner.num_current):
             known = stored.setdefault(int(learner.batch.index[row]), set())
             known.add((*learner.batch.video_at[row].tolist(), *learner.batch.audio_at[row].tolist()))
         if strategy._past is not None:
-            past = learner.batch[learner.fresh :]
+            past = learner.batch[learner.num_current :]
             assert torch.equal(past.video, strategy._past.clip.video)
             for row in range(len(past)):
                 places = (*past.video_at[row].tolist(), *past.audio_at[row].tolist())
@@ -278,7 +278,7 @@ def test_a_lower_temperature_is_more_sure(make_learner, cls):
 
 
 def test_settings():
-    with pytest.raises(SettingsError, match=r"select_by: 'neither' is not allowed: .*'both', 'importance' or 'corr"):
+    with pytest.raises(SettingsError, match=r"select_by: invalid value 'neither': .*'both', 'importance' or 'corr"):
         StellaPlus(select_by="neither")
     assert StellaPlus().settings() == Stella().settings()
     assert StellaPlus().settings()["select_by"] == "both"

@@ -75,23 +75,23 @@ def test_a_class_has_one_task(name):
     [
         ({"tasks": {"a": ["x"], "b": ["X"]}}, "tasks.b: class 'X' is already in tasks.a"),
         ({"tasks": {"a": []}}, "tasks.a: has no classes"),
-        ({"tasks": {"a": "x"}}, "tasks.a: 'x' is not allowed: a list of classes is needed"),
-        ({"tasks": {"a": [3]}}, "tasks.a: class 0, 3, is not allowed: a name, or {name, mid}, is needed"),
+        ({"tasks": {"a": "x"}}, "tasks.a: invalid value 'x': must be a list of classes"),
+        ({"tasks": {"a": [3]}}, "tasks.a: class 0: invalid value 3: must be a name, or {name, mid}"),
         ({"tasks": {"a": {"class": ["x"]}}}, "tasks.a.class: unknown key; did you mean 'classes'?"),
         ({"tasks": {"birds": ["x"]}, "orders": {"o": ["bird"]}}, "orders.o: 'bird' is no task; did you mean 'birds'?"),
         ({"tasks": {"a": ["x"]}, "orders": {"o": ["a", "a"]}}, "orders.o: 'a' is given 2 times"),
-        ({"complete": "no"}, "complete: 'no' is not allowed: true or false is needed"),
-        ({"tasks": {1: ["x"]}}, "tasks: 1 is not allowed: a name is needed, in quotes"),
-        ({"tasks": {True: ["x"]}}, "tasks: True is not allowed: a name is needed, in quotes"),
-        ({"tasks": {None: ["x"]}}, "tasks: None is not allowed: a name is needed, in quotes"),
-        ({"tasks": {"a": ["x"]}, "orders": {1: ["a"]}}, "orders: 1 is not allowed: a name is needed, in quotes"),
-        ({"tasks": {"2": ["x"]}, "orders": {"o": [2]}}, "orders.o: 2 is not allowed: a name is needed, in quotes"),
+        ({"complete": "no"}, "complete: invalid value 'no': must be true or false"),
+        ({"tasks": {1: ["x"]}}, "tasks: invalid value 1: must be a name, in quotes"),
+        ({"tasks": {True: ["x"]}}, "tasks: invalid value True: must be a name, in quotes"),
+        ({"tasks": {None: ["x"]}}, "tasks: invalid value None: must be a name, in quotes"),
+        ({"tasks": {"a": ["x"]}, "orders": {1: ["a"]}}, "orders: invalid value 1: must be a name, in quotes"),
+        ({"tasks": {"2": ["x"]}, "orders": {"o": [2]}}, "orders.o: invalid value 2: must be a name, in quotes"),
         (
             {"tasks": {"a": [{"name": "x", "mid": 5}]}},
-            "tasks.a: class 0, mid 5, is not allowed: text is needed, in quotes",
+            "tasks.a: class 0, mid: invalid value 5: must be text, in quotes",
         ),
         ({"task": {}}, "task: unknown key; did you mean 'tasks'?"),
-        ({}, "tasks: a mapping of task names to lists of classes is needed"),
+        ({}, "tasks: must be a mapping of task names to lists of classes"),
     ],
 )
 def test_mistakes_of_a_split_file_are_named(tmp_path, tree, told):
@@ -218,7 +218,7 @@ def test_mistakes_of_settings_are_named(sounds, tmp_path):
     assert mistake(ContinualVS, root=root, order=["music", "music"]) == "order: 'music' is given 2 times"
     assert mistake(ContinualVS, root=root, train="no.csv").startswith("train: no file ")
     assert mistake(ContinualVS, root=root, split="no.yaml").startswith("split: no.yaml: no such file")
-    assert mistake(ContinualVS, root=root, gallery="some").startswith("gallery: 'some' is not allowed")
+    assert mistake(ContinualVS, root=root, gallery="some").startswith("gallery: invalid value 'some': must be ")
 
 
 def test_pretraining_leaves_out_the_tasks_classes_or_only_what_they_train_on(sounds):

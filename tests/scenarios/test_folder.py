@@ -11,9 +11,10 @@ from helpers.material import sine, truncate, write_clip
 from torch.utils.data import DataLoader
 
 from avcl.clip import Shape
-from avcl.data.dataset import Files, Source, inspect
+from avcl.data.dataset import Files
 from avcl.data.decode import frames, sound
 from avcl.data.log_mel import spectrogram
+from avcl.data.source import Source, inspect
 from avcl.data.transforms import normalise, resize, shrink
 from avcl.errors import BadClip, SettingsError, UserError
 from avcl.registry import registry
@@ -153,7 +154,7 @@ def test_mistakes_are_named(grow, tmp_path):
     )
     assert mistake(root=root, order=["task2", "task2"]) == "order: 'task2' is given 2 times"
     assert mistake(root=root, window=20) == "window: 20 is longer than the 10 seconds used of every file"
-    assert mistake(root=root, eval_share=0).startswith("eval_share: 0 is not allowed")
+    assert mistake(root=root, eval_share=0).startswith("eval_share: invalid value 0: must be greater than 0")
 
 
 def test_tasks_without_clips_are_named(grow):
@@ -203,7 +204,7 @@ def test_bad_files_are_skipped_counted_and_named(grow, caplog):
     assert f"skipped {root}/task2/a/clip1.mp4: no audio stream" in caplog.text
 
 
-def test_a_mute_file_is_refused_when_read_and_never_replaced(grow):
+def test_a_silent_file_is_refused_when_read_and_never_replaced(grow):
     root = grow(TREE)
     spoil(root)
     scenario = Folder(root=str(root), max_bad_share=0.25, **SMALL)
@@ -215,7 +216,7 @@ def test_a_mute_file_is_refused_when_read_and_never_replaced(grow):
                 assert part[number]["index"] == source.index
             except BadClip as bad:
                 reasons.append((bad.path, bad.reason))
-    assert reasons == [(f"{root}/task10/c/clip3.mp4", "mute")]
+    assert reasons == [(f"{root}/task10/c/clip3.mp4", "silent")]
 
 
 def test_too_many_bad_files_end_the_run(grow):

@@ -8,7 +8,7 @@ from avalanche.benchmarks.scenarios.generic_scenario import MaskedAttributeError
 from avalanche.training.plugins import LRSchedulerPlugin
 
 from avcl.compat import AvalancheDataset, BaseSGDPlugin, benchmark_from_datasets, quiet_evaluator
-from avcl.errors import HiddenError, SettingsError, UserError
+from avcl.errors import PluginError, SettingsError, UserError
 from avcl.metrics import LossTerms
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.er import ER
@@ -107,7 +107,7 @@ class SeesBoundaries(Strategy):
 
 
 def test_labels_and_boundaries_are_hidden_unless_declared(noise, make_learner):
-    with pytest.raises(HiddenError, match=r"clip.label is hidden"):
+    with pytest.raises(PluginError, match=r"strategy 'peeks' .* failed in prepare: HiddenError: clip.label is hidden"):
         make_learner(Peeks()).train(noise.benchmark().train_stream[0])
     sees = SeesBoundaries()
     make_learner(sees).train(noise.benchmark().train_stream)
@@ -169,7 +169,7 @@ def test_replayed_clips_follow_the_current_ones_and_are_never_offered_again(nois
 
         def observe(self, learner):
             in_front = torch.equal(learner.batch.index[:4], learner.current.index)
-            rows.append((len(learner.batch), learner.fresh, in_front))
+            rows.append((len(learner.batch), learner.num_current, in_front))
             super().observe(learner)
 
     spy = Spy(memory=small_memory())

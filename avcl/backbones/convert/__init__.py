@@ -1,1 +1,1 @@
-"""Third-party checkpoints as weights of avcl."""
+"""Third-party checkpoints (MAE and other plain ViTs, CAV-MAE, STELLA) as weights of avcl."""

@@ -1,4 +1,4 @@
-"""What others call what we have, and how they lay it out: CAV-MAE's, STELLA's and MAE's own weights."""
+"""The names and layouts of MAE, CAV-MAE and STELLA checkpoints for the tensors of a backbone of ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from einops import rearrange, repeat
 from torch import Tensor
 
+from avcl.backbones.convert.detect import Kind
 from avcl.backbones.weights import State
 
 if TYPE_CHECKING:
@@ -33,13 +34,36 @@ ELSEWHERE = {
 }
 NORMS = {".joint.": ".", ".audio.": "_a.", ".video.": "_v."}
 MATCHING = "avmatching_module."
-# Official CAV-MAE gives every block three pairs of norms where one is used, and class tokens that nothing reads.
-UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)|cls_token_(a|v|av)")
 NOT_IN_MAE = re.compile(r"(inter_|decoder_)?pos_embed_a|(decoder_)?modality_[av]")
+
+# Official CAV-MAE gives every block three pairs of norms where one is used, and class tokens that nothing reads.
+UNUSED = r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)|cls_token_(a|v|av)"
+SKIPPED: dict[Kind, dict[str, str]] = {
+    "stella": {r"vacls_classifier\..+": "classification head"},
+    "cav-mae": {UNUSED: "unused by the model", r"mlp_head\..+": "classification head"},
+    "mae": {r"cls_token": "the backbone has no class token", r"head\..+": "classification head"},
+}
+"""Patterns of names that are not converted, and why."""
+
+
+def reason_to_skip(name: str, kind: Kind) -> str:
+    """Why a tensor of theirs is not converted; empty where there is no reason."""
+    return next((why for pattern, why in SKIPPED[kind].items() if re.fullmatch(pattern, name)), "")
+
+
+def their_name(backbone: CavMae, kind: Kind, key: str) -> str | None:
+    """What a checkpoint of this type calls our tensor ``key``; None for what it never has."""
+    name = official_name(key, backbone.form)
+    return mae_name(name, backbone.depth) if kind == "mae" else name
+
+
+def our_layout(backbone: CavMae, kind: Kind, key: str, value: Tensor) -> Tensor:
+    """A tensor of theirs in the shape and order of our tensor ``key``."""
+    return from_official(backbone, key, from_mae(backbone, key, value) if kind == "mae" else value)
 
 
 def official_name(key: str, form: str) -> str:
-    """How the official checkpoints of this form call our parameter ``key``."""
+    """What the official checkpoints of this form call our tensor ``key``."""
     starts = dict(ELSEWHERE)
     for kind in ("audio", "video"):
         for ours, theirs in (STREAM | {"head.": HEAD[form]}).items():
@@ -54,9 +78,9 @@ def official_name(key: str, form: str) -> str:
 
 
 def mae_name(official: str, depth: int) -> str | None:
-    """Where the authors take their parameter from in an MAE, whose first ``depth`` blocks both modalities get.
+    """The tensor of an MAE that the authors take for an official one; both modalities get the first ``depth`` blocks.
 
-    None for what MAE has not: positions of sound, and tokens that say which modality it is.
+    None for what MAE lacks: positions of audio, and tokens that say which modality it is.
     """
     if NOT_IN_MAE.fullmatch(official):
         return None
@@ -66,14 +90,14 @@ def mae_name(official: str, depth: int) -> str | None:
 
 
 def strip(state: State) -> dict[str, Tensor]:
-    """Without what wrappers put in front of the names: ``module.``, ``backbone.transformer.``."""
+    """The state without the prefixes of wrappers: ``module.``, ``backbone.transformer.``."""
     return {key.removeprefix("module.").removeprefix("backbone.transformer."): v for key, v in state.items()}
 
 
 def from_mae(backbone: CavMae, key: str, value: Tensor) -> Tensor:
     """A tensor of MAE as the authors lay it out for our parameter ``key``.
 
-    Pictures have a class token, which is dropped, and one frame; sound has one channel, and its head the
+    Pictures have a class token, which is dropped, and one frame; audio has one channel, and its head the
     first of the rows of the head for pictures.
     """
     if key.endswith("table") and value.ndim == 3:

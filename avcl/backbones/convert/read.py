@@ -1,4 +1,4 @@
-"""Tensors out of files that others wrote; whatever code such a file names is never run."""
+"""Reads the tensors of third-party checkpoints; whatever code such a file names is never run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """A ``.safetensors`` file, or one of ``torch.save``: a state dict, bare or under one of ``WRAPPERS``."""
+    """Read a ``.safetensors`` file, or one of ``torch.save``: a state dict, bare or under one of ``WRAPPERS``."""
     if Path(path).suffix == ".safetensors":
         tensors, about = read_safetensors(path)
         if about.get("format") == "avcl":
-            raise UserError(f"{path}: is avcl's own already; start a run from it by the setting weights")
+            raise UserError(
+                f"{path}: written by avcl: no conversion needed; a run starts from it with the setting weights"
+            )
         return Checkpoint(tensors)
     try:
         content = _unpickle(Path(path))
@@ -37,12 +39,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: not a checkpoint that can be read without running what it names; "
-            "where you trust it, save its state dict by itself: "
+            f"{path}: cannot be read without running code that it names; "
+            "if you trust it, save its state dict alone: "
             "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
         ) from None
     except Exception as error:  # the reader fails in any way that the bytes of a damaged file suggest
-        raise UserError(f"{path}: damaged, or not a file of torch.save ({type(error).__name__})") from None
+        raise UserError(f"{path}: corrupt, or not a file of torch.save ({type(error).__name__})") from None
     wrapped = isinstance(content, dict) and [key for key in WRAPPERS if isinstance(content.get(key), dict)]
     state = content[wrapped[0]] if wrapped else content
     if not isinstance(state, dict) or not state or not all(map(_named, state.items())):

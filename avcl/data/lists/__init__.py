@@ -11,13 +11,13 @@ from avcl.errors import BadClip, UserError
 TABLES = (vggsound, audioset, stella)
 
 
-def read(path: Path, root: Path) -> Iterator[Row | BadClip]:
+def read_list(path: Path, root: Path) -> Iterator[Row | BadClip]:
     """The clips of a list, in its order; a row that cannot be used comes out as a BadClip with its place.
 
     Paths in a list count from ``root``. UserError where the file is none of the known lists, or has no good row.
     """
     if path.suffix.lower() == ".json":
-        yield from cav_mae.read(path, root)
+        yield from cav_mae.read_json(path, root)
         return
     rows = list(table(path))
     reader = next((reader for _, fields in rows for reader in TABLES if reader.fits(fields)), None)

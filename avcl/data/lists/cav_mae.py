@@ -12,7 +12,7 @@ KEYS = ("video_id", "wav", "video_path", "labels")
 RATE = 1.0
 
 
-def read(path: Path, root: Path) -> Iterator[Row | BadClip]:
+def read_json(path: Path, root: Path) -> Iterator[Row | BadClip]:
     """The clips of ``{"data": [{"video_id", "wav", "video_path", "labels"}]}``; an entry that lacks one is bad."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

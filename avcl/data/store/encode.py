@@ -3,29 +3,20 @@
 import io
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 
 from avcl.data import decode, transforms
-from avcl.data.dataset import Source, inspect
+from avcl.data.source import Record, Source, inspect
 from avcl.data.store.format import FACTS, Form
 from avcl.errors import BadClip
 
 MEMORY = 2**28  # bytes of decoded pictures that one process holds at a time
 
 
-class Clip(NamedTuple):
-    """One clip to be kept, and the names of where it belongs."""
-
-    split: str
-    task: str
-    label: str
-    source: Source
-
-
-def encode(clip: Clip, form: Form) -> dict[str, Any]:
+def row_of(clip: Record, form: Form) -> dict[str, Any]:
     """The row of a clip; one that cannot be decoded has its reason."""
     source = clip.source
     texts = (clip.split, clip.task, clip.label, source.name, source.path)  # file names may hold any bytes

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter
+from pydantic import PositiveFloat, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from avcl.data import decode
-from avcl.data.dataset import Source
 from avcl.data.extracted import decode_picture
+from avcl.data.source import Record, Source
 from avcl.errors import UserError
-from avcl.settings import Count, Positive
 
 FACTS = {"split": "string", "task": "string", "class": "string", "name": "string", "path": "string", "index": "int64"}
 INDEX = FACTS | {"digest": "string", "reason": "string", "video": "float64", "audio": "float64"}
@@ -40,10 +39,10 @@ SCHEMA = pa.schema(
 class Form:
     """How clips are kept: the size of frames, how many a second of the first ``seconds``, and their coding."""
 
-    height: Count
-    width: Count
-    rate: Positive
-    seconds: Positive
+    height: PositiveInt
+    width: PositiveInt
+    rate: PositiveFloat
+    seconds: PositiveFloat
     codec: str
     quality: int
 
@@ -60,8 +59,8 @@ class Shard:
 class Plan:
     """What ``plan.json`` must say; ``selection``: the settings that chose the clips."""
 
-    clips: Count
-    per_shard: Count
+    clips: PositiveInt
+    per_shard: PositiveInt
     listing: str
     form: Form
     selection: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +122,7 @@ class Stored(Source):
         wave = np.frombuffer(_table(self.shard)["sound"][self.row].as_buffer(), np.int16)
         wave = wave[: math.ceil(min(seconds * decode.RATE, len(wave)))]
         if not len(wave) or wave.min() == wave.max():
-            raise decode.bad(self.path, "mute")
+            raise decode.bad(self.path, "silent")
         return torch.from_numpy(wave.astype(np.float32) / 2**15)
 
     def _refuse(self) -> None:
@@ -138,22 +137,12 @@ def _table(path: str) -> pa.Table:
 
 
 def read_shard(path: str | Path) -> pa.Table:
-    """All of one Arrow file; UserError where it is damaged."""
+    """All of one Arrow file; UserError where it is corrupt."""
     try:
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read: {told}; remove it and prepare again") from None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a store says about a clip, without its content."""
-
-    split: str
-    task: str
-    label: str
-    source: Stored
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read: {said}; remove it and prepare again") from None
 
 
 class Store:
@@ -165,12 +154,12 @@ class Store:
             self.facts = read_facts(self.folder / "store.json", Facts)
         except FileNotFoundError:
             begun = (self.folder / "plan.json").exists()
-            told = "is not complete; go on with `avcl data prepare`" if begun else "is no prepared store"
-            raise UserError(f"{str(folder)!r} {told}") from None
+            said = "is not complete; resume with `avcl data prepare`" if begun else "is no prepared store"
+            raise UserError(f"{str(folder)!r} {said}") from None
         except OSError as error:
             raise UserError(f"{str(folder)!r} cannot be read: {error}") from None
         except ValueError:
-            raise UserError(f"{str(folder)!r}: its store.json is damaged; remove that and prepare again") from None
+            raise UserError(f"{str(folder)!r}: its store.json is corrupt; remove that and prepare again") from None
         self.form = Form(**self.facts["form"])
         for shard in self.facts["shards"]:
             path = self.folder / shard["file"]
@@ -178,7 +167,7 @@ class Store:
                 raise UserError(f"{str(folder)!r} lacks {shard['file']} as it was made; prepare it again")
 
     @functools.cached_property
-    def entries(self) -> list[Entry]:
+    def records(self) -> list[Record]:
         """Every clip, by its number."""
         found = []
         for number, row in enumerate(read_shard(self.folder / "index.arrow").to_pylist()):
@@ -191,14 +180,14 @@ class Store:
                 content=row["digest"],
                 **{name: row[name] for name in ("reason", "video", "audio")},
             )
-            found.append(Entry(row["split"], row["task"], row["class"], source))
-        return sorted(found, key=lambda entry: entry.source.index)
+            found.append(Record(row["split"], row["task"], row["class"], source))
+        return sorted(found, key=lambda clip: clip.source.index)
 
     @functools.cached_property
-    def _by_name(self) -> dict[tuple[str, str], Stored]:
-        return {(entry.split, entry.source.name): entry.source for entry in self.entries}
+    def _by_name(self) -> dict[tuple[str, str], Source]:
+        return {(clip.split, clip.source.name): clip.source for clip in self.records}
 
-    def find(self, split: str, name: str, label: int, task: int, index: int) -> Stored | None:
+    def find(self, split: str, name: str, label: int, task: int, index: int) -> Source | None:
         """The clip of that name, None where the store does not have it."""
         found = self._by_name.get((split, name))
         return replace(found, label=label, task=task, index=index) if found else None

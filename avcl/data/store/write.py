@@ -1,4 +1,4 @@
-"""Makes a store, shard by shard: each is written aside, renamed when it is whole, and never made twice."""
+"""Writes the shards of a store: each is written aside, renamed when it is whole, and never written twice."""
 
 import hashlib
 import logging
@@ -19,25 +19,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from avcl.data.file_scenario import SPLITS, FromFiles
-from avcl.data.store.encode import Clip, encode
-from avcl.data.store.format import INDEX, SCHEMA, Form, Plan, read_facts, read_shard
+from avcl.data.source import Record
+from avcl.data.store.encode import row_of
+from avcl.data.store.format import SCHEMA, Form, Plan, read_facts
 from avcl.errors import UserError
-from avcl.utils.atomic import alone, coded, fresh
-from avcl.utils.console import shown
+from avcl.utils.atomic import as_json, claim
 
 log = logging.getLogger(__name__)
-
-
-def clips_of(scenario: FromFiles) -> list[Clip]:
-    """All clips of a scenario that are there, those to pre-train on included."""
-    found = [
-        Clip(split, scenario.task_names[source.task], scenario.class_names[source.label], source)
-        for split in SPLITS
-        for source in scenario.sources(split)
-    ]
-    spare: Any = scenario.pretraining_clips()
-    return found + [Clip("pretraining", "", "", source) for source in (spare.sources if spare else ())]
 
 
 class Making:
@@ -50,14 +38,14 @@ class Making:
     def __init__(
         self,
         folder: str | Path,
-        clips: Sequence[Clip],
+        clips: Sequence[Record],
         form: Form,
         per_shard: int | None = None,
         selection: Mapping[str, Any] | None = None,
     ):
         per_shard = per_shard or max(1, min(64, len(clips) // 256))
         self.folder, self.form = Path(folder).expanduser(), form
-        self.parts = [list(clips[start : start + per_shard]) for start in range(0, len(clips), per_shard)]
+        self.shards = [list(clips[start : start + per_shard]) for start in range(0, len(clips), per_shard)]
         listing = hashlib.sha256()
         for clip in clips:
             source = clip.source  # not its path: other machines may have the same clips elsewhere
@@ -66,23 +54,23 @@ class Making:
         self.plan = {"version": 1, "clips": len(clips), "per_shard": per_shard, "listing": listing.hexdigest()}
         self.plan |= {"form": asdict(form), "selection": dict(selection or {})}
 
-    def claim(self, lists: Mapping[str, Path] | None = None) -> None:
+    def begin(self, lists: Mapping[str, Path] | None = None) -> None:
         """Make the folder, with copies of ``lists``; UserError where it is another store or something else."""
         if differ := different(planned(self.folder, self.plan), self.plan):
             raise UserError(f"{self.folder}: was begun for something else ({differ}); choose another folder")
         try:
             keep(lists or {}, self.folder)
         except OSError as error:
-            raise UserError(f"{self.folder}: {told(error)}; {self._rest()}") from None
+            raise UserError(f"{self.folder}: {strerror(error)}; {self._rest()}") from None
 
-    def shards(self, share: int = 1, of: int = 1) -> list[int]:
+    def missing(self, share: int = 1, of: int = 1) -> list[int]:
         """The numbers of the shards that are still to be made, of every ``of`` the ``share``-th."""
-        mine = range(share - 1, len(self.parts), of)
+        mine = range(share - 1, len(self.shards), of)
         return [number for number in mine if not shard_path(self.folder, number).exists()]
 
     def make(self, numbers: Sequence[int], workers: int) -> Iterator[bool]:
         """Make shards; says of each whether it is there, or another process is at it. UserError at a full disk."""
-        jobs = [(self.folder, number, self.parts[number], self.form) for number in numbers]
+        jobs = [(self.folder, number, self.shards[number], self.form) for number in numbers]
         try:
             if workers <= 1:
                 yield from (write_shard(*job) for job in jobs)
@@ -91,11 +79,11 @@ class Making:
         except BrokenProcessPool:
             raise UserError(f"{self.folder}: a worker was killed, maybe for want of memory; {self._rest()}") from None
         except OSError as error:
-            raise UserError(f"{self.folder}: {told(error)}; {self._rest()}") from None
+            raise UserError(f"{self.folder}: {strerror(error)}; {self._rest()}") from None
 
     def _rest(self) -> str:
-        total = len(self.parts)
-        return f"{total - len(self.shards())} of {total} shards are finished; the same command goes on"
+        total = len(self.shards)
+        return f"{total - len(self.missing())} of {total} shards are finished; rerun the same command to resume"
 
 
 def keep(lists: Mapping[str, Path], folder: Path) -> None:
@@ -111,7 +99,7 @@ def keep(lists: Mapping[str, Path], folder: Path) -> None:
 
 def copy(path: Path, home: Path) -> None:
     """A copy that is whole, made once."""
-    with alone(home) as file:
+    with claim(home) as file:
         if file:
             with path.open("rb") as original:
                 shutil.copyfileobj(original, file, 2**20)
@@ -123,13 +111,13 @@ def planned(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     try:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         while not path.exists():
-            with alone(path) as file:
+            with claim(path) as file:
                 if file:
-                    file.write(coded(plan))
+                    file.write(as_json(plan).encode())
                 else:  # another process is at it
                     time.sleep(0.01)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {told(error)}") from None
+        raise UserError(f"{folder}: cannot be made: {strerror(error)}") from None
     return read_plan(folder)
 
 
@@ -139,62 +127,6 @@ def read_plan(folder: Path) -> dict[str, Any]:
         return read_facts(folder / "plan.json", Plan)
     except (OSError, ValueError):
         raise UserError(f"{folder}: is no store in the making: it has no plan.json that can be read") from None
-
-
-def finish(folder: Path) -> dict[str, Any]:
-    """Write the index and ``store.json`` once every shard is there and whole; UserError before that."""
-    plan = read_plan(folder)
-    total = -(-plan["clips"] // plan["per_shard"])
-    paths = [shard_path(folder, number) for number in range(total)]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        lacks = f"{len(missing)} of {total} shards are missing, the first is {missing[0]}"
-        raise UserError(f"{folder}: {lacks}; prepare them, or merge the folders that have them")
-    shards, tables, quarantined = [], [], []
-    for number, path in enumerate(shown(paths, total, "reading through shards")):
-        table = read_shard(path).select(list(INDEX)).combine_chunks()
-        rows = min(plan["per_shard"], plan["clips"] - number * plan["per_shard"])
-        if table.num_rows != rows:
-            raise UserError(f"{path}: has {table.num_rows} clips, not {rows}; remove it and prepare again")
-        shards.append({"file": f"shards/{path.name}", "bytes": path.stat().st_size, "clips": rows})
-        tables.append(table)
-        if any(table["reason"].to_pylist()):
-            quarantined += [row for row in table.drop_columns(["video", "audio"]).to_pylist() if row["reason"]]
-    facts = {**plan, "shards": shards, "quarantined": quarantined}
-    kinds = {field.name: _feature(field.type) for field in SCHEMA}
-    state = {"_data_files": [{"filename": shard["file"]} for shard in shards], "_fingerprint": plan["listing"][:16]}
-    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    try:
-        with fresh(folder / "index.arrow") as file, pa.ipc.new_stream(file, tables[0].schema) as writer:
-            writer.write_table(pa.concat_tables(tables))
-        for name, content in (
-            ("dataset_info.json", {"features": kinds}),
-            ("state.json", state | {"_split": None}),
-            ("store.json", facts),
-        ):
-            with fresh(folder / name) as file:
-                file.write(coded(content))
-    except OSError as error:
-        raise UserError(f"{folder}: {told(error)}; all shards are finished; the same command goes on") from None
-    return facts
-
-
-def merge(parts: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """Bring the shards of stores with one plan together in ``folder``, and finish it."""
-    plans = {part: read_plan(part) for part in parts}
-    for part, plan in plans.items():
-        if differ := different(plans[parts[0]], plan):
-            raise UserError(f"{part}: is of another plan than {parts[0]} ({differ}); only parts of one store merge")
-    if differ := different(planned(folder, plans[parts[0]]), plans[parts[0]]):
-        raise UserError(f"{folder}: is of another plan than {parts[0]} ({differ}); choose another folder")
-    try:
-        for path in (path for part in parts for path in sorted((part / "shards").glob("*.arrow"))):
-            copy(path, folder / "shards" / path.name)
-        lists = [path for path in sorted((parts[0] / "lists").rglob("*")) if path.is_file()]
-        keep({str(path.relative_to(parts[0] / "lists")): path for path in lists}, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: {told(error)}; the same command goes on") from None
-    return finish(folder)
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -210,24 +142,24 @@ def different(one: dict[str, Any], other: dict[str, Any]) -> str:
     return ", ".join(words.get(key, f"{key} {one.get(key)} and {other.get(key)}") for key in keys)
 
 
-def told(error: OSError) -> str:
+def strerror(error: OSError) -> str:
     """What the system says."""
     return (error.strerror or str(error)).lower()
 
 
-def write_shard(folder: Path, number: int, clips: Sequence[Clip], form: Form) -> bool:
+def write_shard(folder: Path, number: int, clips: Sequence[Record], form: Form) -> bool:
     """Decode clips into one Arrow file; False where another process is at it."""
     home = shard_path(folder, number)
-    with alone(home) as file:
+    with claim(home) as file:
         if file is None:
             return home.exists()
         with pa.ipc.new_stream(file, SCHEMA) as writer:
             for clip in clips:
-                writer.write_batch(pa.RecordBatch.from_pylist([encode(clip, form)], SCHEMA))
+                writer.write_batch(pa.RecordBatch.from_pylist([row_of(clip, form)], SCHEMA))
     return True
 
 
-def _in_processes(jobs: Sequence[tuple[Path, int, list[Clip], Form]], workers: int) -> Iterator[bool]:
+def _in_processes(jobs: Sequence[tuple[Path, int, list[Record], Form]], workers: int) -> Iterator[bool]:
     """``write_shard`` of each job, in the order in which they end."""
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
@@ -261,10 +193,3 @@ def _begin_worker(stop: Connection) -> None:
 def _size(path: str) -> int:
     """Of a file, in bytes; 0 for what is none."""
     return os.path.getsize(path) if os.path.isfile(path) else 0
-
-
-def _feature(kind: pa.DataType) -> dict[str, Any]:
-    """How Hugging Face's ``dataset_info.json`` writes a type."""
-    if pa.types.is_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "List"}
-    return {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}

@@ -311,7 +311,7 @@ def step(threads: int, clips: int = 2) -> str:
     for _ in range(4):
         learner.current = Clip.cut(torch.randn(clips, 4, 3, 224, 224), torch.randn(clips, 1, 1024, 128), 16)
         spent[0], start = 0.0, time.perf_counter()
-        learner._iteration()
+        learner.training_iteration()
         shares.append((spent[0], time.perf_counter() - start))
     ours, all_of_it = (statistics.median(x) for x in zip(*shares[1:], strict=True))  # the first has no past
     return (

@@ -16,8 +16,8 @@ class Half(Strategy):
     share: Fraction = 0.5
 
     def prepare(self, learner: Learner) -> None:
-        learner.fresh = max(2, round(self.share * learner.fresh))
-        learner.batch = learner.batch[: learner.fresh]
+        learner.num_current = max(2, round(self.share * learner.num_current))
+        learner.batch = learner.batch[: learner.num_current]
 
 
 @hookimpl

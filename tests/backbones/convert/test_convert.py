@@ -1,4 +1,4 @@
-"""Weights that others trained: they mean here what they meant there, and every tensor is accounted for."""
+"""Converted weights mean here what they meant there, and every tensor of a checkpoint is accounted for."""
 
 import functools
 import math
@@ -10,18 +10,14 @@ import timm
 import torch
 from helpers import official
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from avcl.backbones.cavmae import CavMae
-from avcl.backbones.convert.importing import fill, import_weights
+from avcl.backbones.convert.convert import convert_checkpoint, fill
 from avcl.backbones.weights import load_weights
-from avcl.cli.main import app
 from avcl.clip import Clip
 from avcl.errors import SettingsError, UserError
-from avcl.experiment.run import Run
 from avcl.memory import Memory
 from avcl.plugins.stella import Stella
-from avcl.testing import Noise
 from avcl.training.learner import Learner
 
 CLIPS = {"height": 32, "width": 32, "times": 64, "mels": 32}
@@ -31,7 +27,6 @@ close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
 
 
 def saved(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
     return path
 
@@ -43,8 +38,8 @@ def whole_mae(tmp_path_factory):
     return saved(path, {"model": official.mae(depth=4, **official.SMALL)})
 
 
-def narrow(source, **settings):
-    return import_weights(source, settings={**CLIPS, **HEADS, "frames": 2, **settings})
+def narrow(source, zero_init=False, **settings):
+    return convert_checkpoint(source, settings={**CLIPS, **HEADS, "frames": 2, **settings}, zero_init=zero_init)
 
 
 # ---- MAE ---------------------------------------------------------------------------------------------------
@@ -65,8 +60,7 @@ def picture_model():
 @pytest.mark.parametrize(("epsilon", "off"), [(1e-5, 1e-5), (1e-6, 1e-2)])
 def test_video_goes_through_an_mae_as_through_timms_own(tmp_path, picture_model, epsilon, off):
     """With our epsilon to rounding; MAE's own, ten times smaller, moves tokens by less than a hundredth."""
-    path = saved(tmp_path / "timm.pth", picture_model.state_dict())
-    backbone = import_weights(path, settings={**CLIPS, "heads": 3, "frames": 2}, zeros=True).backbone
+    backbone = narrow(saved(tmp_path / "timm.pth", picture_model.state_dict()), zero_init=True).backbone
     for module in picture_model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = epsilon
@@ -82,12 +76,8 @@ def test_video_goes_through_an_mae_as_through_timms_own(tmp_path, picture_model,
         assert (one - table - tokens).norm() <= off * tokens.norm()
         for block in picture_model.blocks[2:]:
             tokens = block(tokens)
-        fused = one - table
-        for block in backbone.fusion:
-            fused = block(fused, "video")
-        assert (backbone.video.norm(fused) - picture_model.norm(tokens)).norm() <= off * picture_model.norm(
-            tokens
-        ).norm()
+        expected = picture_model.norm(tokens)
+        assert (backbone.alone(one - table, "video") - expected).norm() <= off * expected.norm()
     exactly(backbone.video.table[:4], backbone.video.table[4:])
     assert video.shape == (3, 8, 48)
 
@@ -123,12 +113,12 @@ def test_every_part_of_an_mae_goes_where_the_authors_put_it(whole_mae):
     exactly(ours["video.head.weight"], mae["decoder_pred.weight"])
     exactly(ours["audio.head.weight"], mae["decoder_pred.weight"][:256])
     exactly(ours["audio.head.bias"], mae["decoder_pred.bias"][:256])
-    assert found.left == {"cls_token": "the backbone has no class token"}
-    assert set(found.fresh) == {
+    assert found.skipped == {"cls_token": "the backbone has no class token"}
+    assert set(found.initialized) == {
         *(f"audio.{table}" for table in ("table", "fusion_table", "decoder_table")),
         *(f"{kind}.{token}" for kind in ("audio", "video") for token in ("modality", "decoder_modality")),
     }
-    assert len(found.copied) + len(found.fresh) == len(ours)
+    assert len(found.copied) + len(found.initialized) == len(ours)
 
 
 def test_what_an_mae_has_not_begins_as_in_any_backbone_or_at_zero(whole_mae):
@@ -136,11 +126,11 @@ def test_what_an_mae_has_not_begins_as_in_any_backbone_or_at_zero(whole_mae):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         again = narrow(whole_mae)
-    zeros = import_weights(whole_mae, settings={**CLIPS, **HEADS, "frames": 2}, zeros=True)
+    zeros = narrow(whole_mae, zero_init=True)
     new = CavMae(**found.backbone.settings())
     for key in ("audio.table", "audio.fusion_table", "audio.decoder_table"):
         exactly(found.backbone.state_dict()[key], new.state_dict()[key])
-    for key in found.fresh:
+    for key in found.initialized:
         exactly(found.backbone.state_dict()[key], again.backbone.state_dict()[key])
         assert found.backbone.state_dict()[key].any()
         assert not zeros.backbone.state_dict()[key].any()
@@ -151,29 +141,24 @@ def test_what_an_mae_has_not_begins_as_in_any_backbone_or_at_zero(whole_mae):
 def test_an_encoder_alone_gets_a_new_decoder_and_says_so(tmp_path):
     path = tmp_path / "encoder.safetensors"
     save_file(official.mae(depth=4, whole=False, **official.SMALL), path)
-    found = import_weights(path, settings={**CLIPS, "heads": 3, "frames": 2})
+    found, zeros = (narrow(path, zero_init=zero_init, decoder_heads=16) for zero_init in (False, True))
     assert (found.backbone.decoder_dim, found.backbone.decoder_depth) == (512, 8)
-    zeros = import_weights(path, settings={**CLIPS, "heads": 3, "frames": 2}, zeros=True)
     assert not zeros.backbone.audio.decoder_table.any()
     assert zeros.backbone.decoder_embed.weight.all()
     new = [*found.rows()][-1][2]
-    assert new.startswith("new: audio.modality, ")
+    assert new.startswith("newly initialized: audio.modality, ")
     for part in ("decoder_embed", "decoder_blocks.0-7", "decoder_norm", "mask_tokens.audio", "video.head"):
-        assert part in new.removeprefix("new: ").split(", ")
+        assert part in new.removeprefix("newly initialized: ").split(", ")
 
 
 def test_an_mae_in_the_form_of_cav_mae(whole_mae):
     """CAV-MAE's authors: one fusion block, one mask token, and spectrograms that lie on their side."""
-    found = import_weights(whole_mae, settings={**CLIPS, **HEADS, "form": "cav-mae"})
+    found = narrow(whole_mae, form="cav-mae", frames=1)
     mae, ours = torch.load(whole_mae, weights_only=True)["model"], found.backbone.state_dict()
     assert (found.backbone.depth, found.backbone.fusion_depth, found.backbone.frames) == (3, 1, 1)
     exactly(ours["fusion.0.norm1.audio.weight"], mae["blocks.3.norm1.weight"])
     exactly(ours["mask_tokens.joint"], mae["mask_token"][0, 0])
     exactly(ours["audio.embed.weight"][:, 2 * 16 + 5], mae["patch_embed.proj.weight"].sum(1)[:, 5, 2])
-    with pytest.raises(
-        UserError, match=r"zeros are for an MAE in the form 'stella', whose tables learn; leave out --z"
-    ):
-        import_weights(whole_mae, settings={**CLIPS, **HEADS, "form": "cav-mae"}, zeros=True)
 
 
 # ---- CAV-MAE and STELLA ------------------------------------------------------------------------------------
@@ -183,21 +168,21 @@ def test_an_mae_in_the_form_of_cav_mae(whole_mae):
 def test_cav_mae_pretrained_and_fine_tuned(tmp_path, head):
     state = official.cavmae(depth=2, whole=head is None, head=head, **official.SMALL)
     state |= {f"module.cls_token_{kind}": torch.zeros(1, 1, 48) for kind in ("a", "v", "av")}
-    found = import_weights(saved(tmp_path / "audio_model.pth", state), settings={"times": 64, "mels": 32, **HEADS})
+    found = convert_checkpoint(saved(tmp_path / "audio_model.pth", state), settings={"times": 64, "mels": 32, **HEADS})
     backbone = found.backbone
     assert (found.kind, backbone.form, backbone.depth, backbone.fusion_depth) == ("cav-mae", "cav-mae", 2, 1)
     assert (backbone.height, backbone.frames, backbone.dim) == (32, 1, 48)
     exactly(backbone.fusion[0].norm1["video"].weight.detach(), state["module.blocks_u.0.norm1_v.weight"])
-    reasons = {name: why for name, why in found.left.items() if "cls_token" in name or "head" in name}
-    assert found.left["blocks_a.0.norm1_a.weight"] == "nothing reads it"
+    reasons = {name: why for name, why in found.skipped.items() if "cls_token" in name or "head" in name}
+    assert found.skipped["blocks_a.0.norm1_a.weight"] == "unused by the model"
     if head:
-        assert reasons["mlp_head.1.weight"] == "a classifier's head"
-        assert len(found.left) == 3 + 4 + 8 * 4
-        assert {"decoder_embed.weight", "mask_tokens.joint", "audio.head.bias"} <= {*found.fresh}
+        assert reasons["mlp_head.1.weight"] == "classification head"
+        assert len(found.skipped) == 3 + 4 + 8 * 4
+        assert {"decoder_embed.weight", "mask_tokens.joint", "audio.head.bias"} <= {*found.initialized}
         assert not any("decoder" in ours or "head" in ours for ours in found.copied)
     else:
-        assert found.fresh == ()
-    assert len(found.copied) + len(found.fresh) == len(backbone.state_dict())
+        assert found.initialized == ()
+    assert len(found.copied) + len(found.initialized) == len(backbone.state_dict())
 
 
 def test_a_whole_checkpoint_of_stella_keeps_the_matching_module_and_nothing_of_the_training(tmp_path):
@@ -215,7 +200,7 @@ def test_a_whole_checkpoint_of_stella_keeps_the_matching_module_and_nothing_of_t
     }
     path = saved(tmp_path / "checkpoint_0010.pth", content)
     found = narrow(path)
-    assert (found.kind, found.fresh, found.left) == ("stella", (), {})
+    assert (found.kind, found.initialized, found.skipped) == ("stella", (), {})
     assert found.beside == ("optimizer", "loss_scaler", "buffer", "epoch")
     assert ("avmatching_module", 14, "matching (the authors' pooling is strategy.official_pooling)") in [*found.rows()]
     exactly(found.matching["to_a_q.weight"], state["module.avmatching_module.to_a_q.weight"])
@@ -236,21 +221,7 @@ def test_a_state_dict_without_wrappers_is_stella_too(tmp_path):
     state = official.stella(depth=1, fusion=1, frames=2, matching=False, **official.SMALL)
     bare = {name.removeprefix("module.backbone.transformer."): value for name, value in state.items()}
     found = narrow(saved(tmp_path / "init_checkpoint.pth", bare))
-    assert (found.kind, found.fresh, found.matching) == ("stella", (), {})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda x: x.long(), "patch_embed.proj.weight is of torch.int64"),
-        (lambda x: x * math.nan, "patch_embed.proj.weight is not finite"),
-    ],
-)
-def test_what_cannot_be_weights_is_named(tmp_path, spoil, told):
-    state = official.mae(depth=3, **official.SMALL)
-    state["patch_embed.proj.weight"] = spoil(state["patch_embed.proj.weight"])
-    with pytest.raises(UserError, match=f"x.pth: holds what cannot be weights: {told}$"):
-        narrow(saved(tmp_path / "x.pth", {"state_dict": state}))
+    assert (found.kind, found.initialized, found.matching) == ("stella", (), {})
 
 
 # ---- published sizes ---------------------------------------------------------------------------------------
@@ -271,11 +242,12 @@ def test_the_published_sizes_fit_to_the_last_tensor(make, kind, form, read, para
     with torch.device("meta"):
         backbone = CavMae(form=form, frames=4 if form == "stella" else 1)
     found = fill(backbone, state, kind, "published")
-    accounted = len({*found.copied.values()}) + len(found.left) + len(found.matching)
+    accounted = len({*found.copied.values()}) + len(found.skipped) + len(found.matching)
     assert accounted == len(state)
     assert sum(count for part, count, _ in found.rows() if part) == len(state)
-    assert len(found.copied) + len(found.fresh) == len(backbone.state_dict())
-    assert len(found.fresh) == {"mae": 7 if form == "stella" else 6}.get(kind, 0)
+    assert len(found.copied) + len(found.initialized) == len(backbone.state_dict())
+    assert kind == "mae" or len({*found.copied.values()}) == len(backbone.state_dict())
+    assert len(found.initialized) == {"mae": 7 if form == "stella" else 6}.get(kind, 0)
     if kind == "cav-mae":
         assert round(sum(value.numel() for value in state.values()) / 1e6, 3) == 191.036  # as its log says
     if parameters:
@@ -285,122 +257,105 @@ def test_the_published_sizes_fit_to_the_last_tensor(make, kind, form, read, para
 # ---- what cannot be used -----------------------------------------------------------------------------------
 
 
-def refused(path, **more):
-    with pytest.raises(UserError) as error:
-        import_weights(path, **more)
-    assert "\n" not in str(error.value)
-    return str(error.value).removeprefix(f"{path}: ")
+def without(state, part):
+    return {name: value for name, value in state.items() if part not in name}
 
 
-def test_missing_and_unexpected_tensors_are_named_as_they_are_in_the_file(tmp_path):
-    state = official.mae(depth=4, **official.SMALL)
-    del state["blocks.3.norm1.weight"], state["decoder_norm.bias"]
-    state |= {"ls1.gamma": torch.ones(1), "reg_token": torch.ones(1)}
-    told = refused(saved(tmp_path / "x.pth", state), settings={**CLIPS, **HEADS})
-    assert told == (
-        "not the weights of a mae model: missing blocks.3.norm1.weight, missing decoder_norm.bias, "
-        "unexpected ls1.gamma, unexpected reg_token"
-    )
-    told = refused(saved(tmp_path / "y.pth", official.mae(depth=4, **official.SMALL)), kind="stella")
-    assert told == "not the weights of a stella model: missing patch_embed_v.proj.weight of 4 dimensions"
-    state = {
-        name: value for name, value in official.cavmae(depth=2, **official.SMALL).items() if "blocks_a.1" not in name
-    }
-    told = refused(saved(tmp_path / "z.pth", state), settings={"times": 64, "mels": 32, **HEADS})
-    assert told.startswith("not the weights of a cav-mae model: missing blocks_a.1.norm1.weight, missing ")
-    assert told.endswith(" and 8 more")
+def mae(**more):
+    return official.mae(depth=4, **official.SMALL) | more
 
 
-def test_other_shapes_and_sizes_say_what_to_set(tmp_path, whole_mae):
-    told = refused(whole_mae)
-    assert told == "no tensor tells how many heads a width of 48 has: give --set heads=N"
-    told = refused(
-        saved(tmp_path / "s.pth", official.stella(depth=1, fusion=1, frames=2, **official.SMALL)), settings=HEADS
-    )
-    assert "audio.table is (8, 48) instead of (512, 48), " in told
-    assert told.endswith("build it with the settings that the weights were made with")
-    with pytest.raises(SettingsError, match=r"^mask_ration: unknown setting; did you mean 'mask_ratio'\?$"):
-        import_weights(whole_mae, settings={"mask_ration": 0.5})
-    with pytest.raises(SettingsError, match=r"^times: 60 is not a multiple of patch = 16$"):
-        narrow(whole_mae, times=60)
-    with pytest.raises(UserError, match=r"has 4 blocks, and the last 4 are to fuse: more are needed$"):
-        narrow(whole_mae, fusion_depth=4)
+def cavmae():
+    return official.cavmae(depth=2, **official.SMALL)
+
+
+def stella():
+    return official.stella(depth=1, fusion=1, frames=2, **official.SMALL)
+
+
+EMBED, NO_WEIGHTS = "patch_embed.proj.weight", "holds what cannot be weights"
+NOT_OF, REMEDY = "not the weights of a", "build it with the settings that the weights were made with"
+EXTRA = {"reg": torch.ones(1), "ls": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "text"),
+    [
+        (lambda: mae(**{EMBED: torch.ones(48).long()}), {}, f"{NO_WEIGHTS}: {EMBED} is of torch.int64"),
+        (lambda: mae(**{EMBED: torch.full((48, 3, 16, 16), math.nan)}), {}, f"{NO_WEIGHTS}: {EMBED} is not finite"),
+        (
+            lambda: without(without(mae(**EXTRA), "3.norm1.weight"), "decoder_norm.bias"),
+            {},
+            f"{NOT_OF} mae model: missing blocks.3.norm1.weight, missing decoder_norm.bias, unexpected reg, ...",
+        ),
+        (
+            lambda: without(cavmae(), "blocks_a.1"),
+            {"frames": 1},
+            f"{NOT_OF} cav-mae model: missing blocks_a.1.norm1.weight, missing ... and 8 more",
+        ),
+        (mae, {"kind": "stella"}, f"{NOT_OF} stella model: missing patch_embed_v.proj.weight of 4 dimensions"),
+        (stella, {"times": 1024, "mels": 128}, f"...audio.table is (8, 48) instead of (512, 48), ...; {REMEDY}"),
+        (stella, {"frames": 3}, f"...: video.table is (8, 48) instead of (12, 48), ...; {REMEDY}"),
+        (cavmae, {"frames": 1, "times": 128}, f"...: audio.table is (8, 48) instead of (16, 48), ...; {REMEDY}"),
+        (mae, {"heads": None}, "heads cannot be detected for a width of 48: give --set heads=N"),
+        (mae, {"fusion_depth": 4}, "has 4 blocks: must have more than fusion_depth = 4"),
+        (
+            mae,
+            {"form": "cav-mae", "frames": 1, "zero_init": True},
+            "--zero-init is for an MAE in the form ...",
+        ),
+        (
+            lambda: EXTRA,
+            {},
+            "not detected as an MAE, CAV-MAE or STELLA checkpoint: holds reg, ls; must be one of the authors', or "
+            "timm's of a plain ViT",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_converted_is_one_line(tmp_path, state, options, text):
+    path = saved(tmp_path / "x.pth", {"state_dict": state()})
+    settings = {**CLIPS, **HEADS, "frames": 2} | options
+    kind, zero_init = settings.pop("kind", None), settings.pop("zero_init", False)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    pattern = re.escape(f"{path}: {text}").replace(re.escape("..."), ".*")
+    with pytest.raises(UserError, match=f"^{pattern}$"):
+        convert_checkpoint(path, kind, settings, zero_init)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"mask_ration": 0.5}, "mask_ration: unknown setting; did you mean 'mask_ratio'?"),
+        ({"times": 60}, "times: invalid value 60: must be a multiple of patch = 16"),
+    ],
+)
+def test_wrong_settings_are_one_line(whole_mae, settings, text):
+    with pytest.raises(SettingsError, match=f"^{re.escape(text)}$"):
+        narrow(whole_mae, **settings)
+
+
+def test_a_backbone_of_the_other_form_is_refused():
+    with torch.device("meta"):
+        backbone = CavMae(size="tiny")
+    with pytest.raises(UserError, match=r"^x: is of the form 'cav-mae', but the backbone has form = 'stella'$"):
+        fill(backbone, {}, "cav-mae", "x")
+
+
+def test_our_own_weights_need_no_conversion(tmp_path, whole_mae):
+    path = tmp_path / "own.safetensors"
+    narrow(whole_mae).save(path)
+    with pytest.raises(UserError, match=r"own\.safetensors: written by avcl: no conversion needed; a run "):
+        convert_checkpoint(path)
 
 
 def test_a_vit_of_half_the_width_is_the_small_size(tmp_path):
     with torch.random.fork_rng():
         state = timm.create_model("vit_small_patch16_224", num_classes=7, depth=3).state_dict()
-    found = import_weights(saved(tmp_path / "small.pth", state), settings={"fusion_depth": 1})
+    found = convert_checkpoint(saved(tmp_path / "small.pth", state), settings={"fusion_depth": 1})
     backbone = found.backbone
     assert (backbone.size, backbone.heads, backbone.depth, backbone.decoder_dim) == ("small", 6, 2, 256)
-    assert found.left["head.weight"] == "a classifier's head"
+    assert found.skipped["head.weight"] == "classification head"
     assert found.usage() == (
         "backbone: {name: cav-mae, size: small, depth: 2, fusion_depth: 1}, "
         "and clips of 4 x 224 x 224 pixels and 1024 x 128 of log-mel"
     )
-
-
-def test_files_of_something_else(tmp_path, whole_mae):
-    told = refused(saved(tmp_path / "other.pth", {"vit.embeddings.cls_token": torch.ones(1)}))
-    assert told == (
-        "has no tensor by which to know an MAE, CAV-MAE or STELLA checkpoint, but vit.embeddings.cls_token; "
-        "allowed are those of the authors, and timm's for a plain ViT"
-    )
-    narrow(whole_mae).save(tmp_path / "own.safetensors")
-    told = refused(tmp_path / "own.safetensors")
-    assert told == "is avcl's own already; start a run from it by the setting weights"
-
-
-# ---- the command -------------------------------------------------------------------------------------------
-
-
-def command(*words):
-    return CliRunner().invoke(app, ["weights", *map(str, words)])
-
-
-def sets(**settings):
-    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-
-
-def test_the_command_and_a_run_that_starts_from_what_it_wrote(tmp_path, whole_mae):
-    out = tmp_path / "new folder" / "mae.safetensors"
-    result = command("import", whole_mae, "--out", out, *sets(**CLIPS, **HEADS, frames=2))
-    assert result.exit_code == 0, result.output
-    lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["blocks.0-1", "24", "audio.blocks,", "video.blocks"] in lines
-    assert ["blocks.2-3", "24", "fusion"] in lines
-    assert ["cls_token", "1", "left", "out:", "the", "backbone", "has", "no", "class", "token"] in lines
-    assert "mae, 86 tensors: 85 fill " in result.stdout
-    assert "85 fill 135 of the backbone, 1 left out; 7 of the backbone are new" in result.stdout
-    assert [path.name for path in out.parent.iterdir()] == ["mae.safetensors"]
-    shown = command("show", out)
-    assert "  dim: 48\n" in shown.stdout
-    assert shown.stdout.splitlines()[-1].startswith("backbone: 142 tensors, ")
-
-    weights = load_weights(out)
-    backbone = CavMae(**weights.settings | {"mask_ratio": 0.5})
-    run = Run(scenario=Noise(), backbone=backbone, strategies=[], folder=tmp_path / "run", weights=weights)
-    exactly(run.backbone.norm.weight.detach(), CavMae.from_pretrained(out).norm.weight.detach())
-
-
-def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, whole_mae):
-    out = tmp_path / "out.safetensors"
-    for words, told in (
-        ((whole_mae, "--out", tmp_path / "out.pt"), f"--out: '{tmp_path}/out.pt' is not allowed: a name that ends in"),
-        (
-            (whole_mae, "--out", out),
-            f"{whole_mae}: no tensor tells how many heads a width of 48 has: give --set heads=N",
-        ),
-        ((whole_mae, "--out", out, "--kind", "mea"), "--kind: 'mea' is not allowed: mae, cav-mae or stella is needed"),
-        ((tmp_path / "no.pth", "--out", out), f"{tmp_path}/no.pth: no such file"),
-    ):
-        result = command("import", *words)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr.startswith(f"avcl: {told}")
-        assert len(result.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    words = ("--out", tmp_path / "file" / "x.safetensors", *sets(**CLIPS, **HEADS))
-    result = command("import", whole_mae, *words)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert re.fullmatch(r"avcl: .*/file/x\.safetensors: cannot be written \(File exists: '.*/file'\)\n", result.stderr)

@@ -13,9 +13,9 @@ from helpers.miniature import of_videos as scenario
 from typer.testing import CliRunner
 
 from avcl.cli.main import app
-from avcl.data.check import merged, prepare
-from avcl.data.file_scenario import grid_rate, is_multiple, wider
+from avcl.data.store.compatible import grid_rate, is_multiple, wider
 from avcl.data.store.format import Store
+from avcl.data.store.prepare import merge_parts, pre_decode
 from avcl.data.store.write import keep, shard_path
 from avcl.errors import BadClip, SettingsError, UserError
 from avcl.scenario import augmenting
@@ -30,10 +30,10 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lossless(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store") / "png"
-    told = list(prepare(scenario(root), folder, codec="png", per_shard=3))
+    told = list(pre_decode(scenario(root), folder, codec="png", per_shard=3))
     assert told[-1].startswith(f"{folder}: complete, 16 clips, 0.")
     assert sorted(told[1:-1]) == [
-        f"1 of 16 clips cannot be decoded: {why}" for why in ("mute", "no audio stream", "truncated")
+        f"1 of 16 clips cannot be decoded: {why}" for why in ("silent", "no audio stream", "truncated")
     ]
     return folder
 
@@ -80,7 +80,7 @@ def test_the_fingerprint_is_that_of_the_files(root, lossless):
 
 
 def test_jpeg_is_smaller_and_near(root, lossless, tmp_path):
-    list(prepare(scenario(root), tmp_path / "jpeg", quality=90))
+    list(pre_decode(scenario(root), tmp_path / "jpeg", quality=90))
     near, exact = (scenario("no", store=str(store)).clips(1, "train")[0] for store in (tmp_path / "jpeg", lossless))
     assert torch.equal(near["mel"], exact["mel"])
     assert 0 < (near["frames"] - exact["frames"]).abs().mean() < 0.2
@@ -92,7 +92,7 @@ def test_a_store_says_what_it_quarantined(lossless):
     facts = json.loads((lossless / "store.json").read_text())
     found = {(row["task"], row["name"]): row["reason"] for row in facts["quarantined"]}
     assert found == {
-        ("birds", "birds/near/clip 1.mp4"): "mute",
+        ("birds", "birds/near/clip 1.mp4"): "silent",
         ("birds", "birds/near/clip 2.mp4"): "truncated",
         ("trains", "trains/near/clip 3.mp4"): "no audio stream",
     }
@@ -119,7 +119,7 @@ def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
         "store: was prepared with eval_share = 0.2; 0.5 is asked for: prepare again with it"
     )
     with pytest.raises(UserError, match=r"scenario.store: a store is made of files"):
-        list(prepare(scenario(root, store=str(lossless)), "anywhere"))
+        list(pre_decode(scenario(root, store=str(lossless)), "anywhere"))
 
 
 def test_the_rate_that_a_store_needs():
@@ -134,7 +134,7 @@ def test_the_rate_that_a_store_needs():
 
 
 def test_frames_off_the_usual_grid_read_alike_at_the_rate_that_is_named(root, tmp_path):
-    list(prepare(scenario(root, frames=3, order=["birds"]), tmp_path / "store", codec="png", rate=24))
+    list(pre_decode(scenario(root, frames=3, order=["birds"]), tmp_path / "store", codec="png", rate=24))
     files = scenario(root, frames=3, order=["birds"])
     stored = scenario("nowhere", frames=3, order=["birds"], store=str(tmp_path / "store"))
     for split in ("train", "eval"):
@@ -172,21 +172,21 @@ def test_a_damaged_description_is_one_line(lossless, tmp_path, content):
     shutil.copytree(lossless, tmp_path / "store")
     for name in ("store.json", "plan.json"):
         (tmp_path / "store" / name).write_text(content)
-    with pytest.raises(UserError, match=r"'.*': its store.json is damaged; remove that and prepare again$"):
+    with pytest.raises(UserError, match=r"'.*': its store.json is corrupt; remove that and prepare again$"):
         Store(tmp_path / "store")
     with pytest.raises(UserError, match=r"is no store in the making: it has no plan.json that can be read$"):
-        list(merged([tmp_path / "store"], tmp_path / "whole"))
+        list(merge_parts([tmp_path / "store"], tmp_path / "whole"))
 
 
 def test_parts_made_of_other_mount_points_merge(root, lossless, tmp_path):
     shutil.copytree(root, tmp_path / "mounted elsewhere")
     for share, place in ((1, root), (2, tmp_path / "mounted elsewhere")):
-        list(prepare(scenario(place), tmp_path / str(share), codec="png", per_shard=3, share=share, of=2))
-    assert "complete, 16 clips" in list(merged([tmp_path / "1", tmp_path / "2"], tmp_path / "whole"))[-1]
+        list(pre_decode(scenario(place), tmp_path / str(share), codec="png", per_shard=3, share=share, of=2))
+    assert "complete, 16 clips" in list(merge_parts([tmp_path / "1", tmp_path / "2"], tmp_path / "whole"))[-1]
     assert scenario("nowhere", store=str(tmp_path / "whole")).fingerprint == scenario(root).fingerprint
     truncate(tmp_path / "mounted elsewhere" / "birds" / "near" / "clip 0.mp4", 0.5)
     with pytest.raises(UserError, match=r"was begun for something else \(other clips\)"):
-        list(prepare(scenario(tmp_path / "mounted elsewhere"), tmp_path / "1", codec="png", per_shard=3))
+        list(pre_decode(scenario(tmp_path / "mounted elsewhere"), tmp_path / "1", codec="png", per_shard=3))
 
 
 def test_lists_are_kept_and_those_outside_are_named(tmp_path, caplog):
@@ -214,7 +214,7 @@ def test_names_of_any_bytes(tmp_path):
         (root / "task" / "class").mkdir(parents=True, exist_ok=True)
         path = root / "task" / "class" / os.fsdecode(name)
         shutil.move(write_clip(tmp_path / "clip.mp4", seconds=2, size=(64, 48)), path)
-    told = list(prepare(scenario(root), tmp_path / "store"))
+    told = list(pre_decode(scenario(root), tmp_path / "store"))
     assert "complete, 2 clips" in told[-1]
     stored = scenario(root, store=str(tmp_path / "store"))
     assert [len(stored.clips(0, split)) for split in ("train", "eval")] == [1, 1]
@@ -227,14 +227,14 @@ def test_a_store_without_all_its_shards_is_refused(root, lossless, tmp_path):
     folder = tmp_path / "store"
     assert (
         "part 1/2 is finished; 3 of 6 shards are left to other parts; `avcl data merge` joins"
-        in list(prepare(scenario(root), folder, share=1, of=2, codec="png", per_shard=3))[-1]
+        in list(pre_decode(scenario(root), folder, share=1, of=2, codec="png", per_shard=3))[-1]
     )
-    with pytest.raises(SettingsError, match="is not complete; go on with `avcl data prepare`"):
+    with pytest.raises(SettingsError, match="is not complete; resume with `avcl data prepare`"):
         scenario(root, store=str(folder))
     with pytest.raises(UserError, match=r"3 of 6 shards are missing, the first is 00001.arrow"):
-        list(merged([folder], folder))
-    list(prepare(scenario(root), tmp_path / "other", share=2, of=2, codec="png", per_shard=3))
-    assert "complete" in list(merged([folder, tmp_path / "other"], tmp_path / "whole"))[-1]
+        list(merge_parts([folder], folder))
+    list(pre_decode(scenario(root), tmp_path / "other", share=2, of=2, codec="png", per_shard=3))
+    assert "complete" in list(merge_parts([folder, tmp_path / "other"], tmp_path / "whole"))[-1]
     assert same(tmp_path / "whole", lossless)
     shard_path(tmp_path / "whole", 4).unlink()
     with pytest.raises(SettingsError, match=r"lacks shards/00004.arrow as it was made"):
@@ -243,10 +243,10 @@ def test_a_store_without_all_its_shards_is_refused(root, lossless, tmp_path):
 
 def test_finished_shards_are_not_made_again(root, tmp_path):
     folder = tmp_path / "store"
-    list(prepare(scenario(root), folder, per_shard=4, share=1, of=2))
+    list(pre_decode(scenario(root), folder, per_shard=4, share=1, of=2))
     before = {path.name: path.stat().st_ino for path in (folder / "shards").iterdir()}
     assert len(before) == 2
-    assert next(prepare(scenario(root), folder, per_shard=4)).startswith("8 of 16 clips in 2 of 4 shards, ")
+    assert next(pre_decode(scenario(root), folder, per_shard=4)).startswith("8 of 16 clips in 2 of 4 shards, ")
     after = {path.name: path.stat().st_ino for path in (folder / "shards").iterdir()}
     assert len(after) == 4
     assert before.items() <= after.items()
@@ -254,19 +254,19 @@ def test_finished_shards_are_not_made_again(root, tmp_path):
 
 def test_another_plan_is_refused(root, lossless, tmp_path):
     with pytest.raises(UserError, match=r"was begun for something else \(codec png and jpeg, quality 0 and 90\)"):
-        list(prepare(scenario(root), lossless, per_shard=3))
-    list(prepare(scenario(root, order=["birds"]), tmp_path / "other", codec="png", per_shard=3, share=1, of=9))
+        list(pre_decode(scenario(root), lossless, per_shard=3))
+    list(pre_decode(scenario(root, order=["birds"]), tmp_path / "other", codec="png", per_shard=3, share=1, of=9))
     with pytest.raises(UserError, match=r"is of another plan than .* \(clips 16 and 8, other clips\)"):
-        list(merged([lossless, tmp_path / "other"], tmp_path / "whole"))
+        list(merge_parts([lossless, tmp_path / "other"], tmp_path / "whole"))
     with pytest.raises(UserError, match="is no store in the making"):
-        list(merged([tmp_path], tmp_path / "whole"))
+        list(merge_parts([tmp_path], tmp_path / "whole"))
 
 
 def test_a_damaged_shard_is_found(root, lossless, tmp_path):
-    list(merged([lossless], tmp_path / "copy"))
+    list(merge_parts([lossless], tmp_path / "copy"))
     truncate(shard_path(tmp_path / "copy", 0), 0.7)
     with pytest.raises(UserError, match="cannot be read"):
-        list(merged([tmp_path / "copy"], tmp_path / "copy"))
+        list(merge_parts([tmp_path / "copy"], tmp_path / "copy"))
 
 
 def test_without_a_terminal_ten_lines_say_how_far_it_is(caplog, monkeypatch):
@@ -295,12 +295,12 @@ def test_the_commands(root, tmp_path):
     assert done.exit_code == 0, done.output
     assert "complete, 16 clips" in done.output
     for words, told in (
-        (("--shard", "3/2"), "--shard: '3/2' is not allowed: I/N is needed, as in 1/8"),
-        (("--shard", "²/3"), "--shard: '²/3' is not allowed: I/N is needed, as in 1/8"),
-        (("--rate", "inf"), "--rate: inf is not allowed: 0.1 to 240 frames a second are needed"),
-        (("--rate", "nan"), "--rate: nan is not allowed: 0.1 to 240 frames a second are needed"),
-        (("--rate", "1e9"), "--rate: 1e+09 is not allowed: 0.1 to 240 frames a second are needed"),
-        (("--codec", "gif"), "--codec: 'gif' is not allowed: jpeg or png is needed"),
+        (("--shard", "3/2"), "--shard: invalid value '3/2': must be I/N, as in 1/8"),
+        (("--shard", "²/3"), "--shard: invalid value '²/3': must be I/N, as in 1/8"),
+        (("--rate", "inf"), "--rate: invalid value inf: must be 0.1 to 240 frames per second"),
+        (("--rate", "nan"), "--rate: invalid value nan: must be 0.1 to 240 frames per second"),
+        (("--rate", "1e9"), "--rate: invalid value 1e+09: must be 0.1 to 240 frames per second"),
+        (("--codec", "gif"), "--codec: invalid value 'gif': must be jpeg or png"),
     ):
         done = ask("prepare", file, "--out", tmp_path / "x", *words)
         assert done.exit_code == 2

@@ -1,0 +1,47 @@
+"""Arguments that several commands take, and how a shell completes them: without torch, and without plugins."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avcl.config.bundled import bundled_files, find_file
+
+
+def _run_files() -> list[str]:
+    """Bundled ones and those in this folder; a path into another folder is left to the shell's own completion."""
+    return [*bundled_files(), *(path.name for path in sorted(Path().glob("*.y*ml")))]
+
+
+def _components() -> list[str]:
+    """Names of entry points: for bundled components the names that `avcl list` shows."""
+    from importlib.metadata import entry_points
+
+    return sorted({"learner", "memory", "run", *entry_points(group="avcl").names})
+
+
+Config = Annotated[
+    Path,
+    typer.Argument(
+        callback=find_file,
+        autocompletion=_run_files,
+        help="Run file (YAML), or the name of a bundled one that `avcl init --list` shows.",
+        show_default=False,
+    ),
+]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in learner.lr=1e-4.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=_components,
+        help="A name that `avcl list` shows; learner, memory or run for the settings of these sections.",
+        show_default=False,
+    ),
+]
+Bundled = Annotated[
+    str, typer.Argument(autocompletion=lambda: list(bundled_files()), help="Name of a bundled run file.")
+]
