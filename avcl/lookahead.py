@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from avcl.clip import Clip
 
 if TYPE_CHECKING:
-    from avcl.training.learner import Learner
+    from avcl.training.view import LearnerView
 
 
-def virtual_step(learner: Learner, clip: Clip) -> dict[str, Tensor]:
+def virtual_step(learner: LearnerView, clip: Clip) -> dict[str, Tensor]:
     """The backbone's parameters, by name, after a virtual step on the mean loss of ``clip`` alone.
 
     For ``torch.func.functional_call(learner.backbone, virtual_step(learner, clip), (clip, masks))``. A copy of
@@ -27,7 +27,7 @@ def virtual_step(learner: Learner, clip: Clip) -> dict[str, Tensor]:
     Where half precision overflows, the learner leaves the step out: the result is empty, which means
     unchanged weights.
     """
-    backbone, optimizer = learner.backbone, learner.optimizer
+    backbone, optimizer = learner.backbone, learner.update.optimizer
     masks = backbone.draw_masks(clip, learner.generators["auxiliary"])
     names = {parameter: name for name, parameter in backbone.named_parameters()}
     trained = [p for group in optimizer.param_groups for p in group["params"] if p in names and p.requires_grad]
@@ -44,7 +44,7 @@ def virtual_step(learner: Learner, clip: Clip) -> dict[str, Tensor]:
     return {names[parameter]: copies[id(parameter)].detach() for parameter in trained}
 
 
-def gradients(learner: Learner, loss: Tensor, of: Sequence[Tensor]) -> list[Tensor | None] | None:
+def gradients(learner: LearnerView, loss: Tensor, of: Sequence[Tensor]) -> list[Tensor | None] | None:
     """Gradients of ``loss`` with respect to each tensor (None for an unused one); no ``.grad`` changes.
 
     In fp16 the loss is scaled on the way, as the learner's own is. None where that overflowed.

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 KINDS = {"strategies": "Strategy", "scenarios": "Scenario", "backbones": "Backbone"}
 """The hooks that return component classes, and the class that each of them extends."""
 
+LASTING = ("results", "state_dict", "load_state_dict")
+"""What a metric has that goes into ``results.json`` under its ``str()``, and that a resumed run goes on with."""
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -89,15 +92,24 @@ class Registry:
 
     def metrics(self, run: Run) -> list[PluginMetric]:
         """The metrics of all plugins for this run; PluginError names a plugin whose hook fails."""
-        from avcl.compat import PluginMetric
+        from avcl import compat
 
-        return self._made("metrics", PluginMetric, run=run)
+        found = self._made("metrics", compat.PluginMetric, run=run)
+        names = set()
+        for metric in (metric for metric in found if hasattr(metric, "results")):
+            missing = [key for key in LASTING if not hasattr(metric, key)]
+            if missing:
+                raise PluginError(f"{_named(metric)} has results but no {', '.join(missing)}; resuming needs them")
+            if str(metric) in names:
+                raise PluginError(f"{_named(metric)} has the name of another one: {str(metric)!r}; change its __str__")
+            names.add(str(metric))
+        return found
 
     def loggers(self, run: Run) -> list[BaseLogger]:
         """The loggers of all plugins for this run; PluginError names a plugin whose hook fails."""
-        from avcl.compat import BaseLogger
+        from avcl import compat
 
-        return self._made("loggers", BaseLogger, run=run)
+        return self._made("loggers", compat.BaseLogger, run=run)
 
     def doctor(self) -> list[tuple[str, str]]:
         """What plugins say about how they run on this machine; one whose hook fails is a line itself."""

@@ -17,7 +17,7 @@ from avcl.memory import Memory, Past
 from avcl.settings import Component, fields
 
 if TYPE_CHECKING:
-    from avcl.training.learner import Learner
+    from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -41,20 +41,20 @@ class Strategy(Component):
         super().__post_init__()
         self._logged: dict[str, Any] = {}
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Make the state. Called once, before the optimizer is built: modules made here are trained."""
 
-    def prepare(self, learner: Learner) -> None:
+    def prepare(self, learner: LearnerView) -> None:
         """Change ``learner.batch``: replay, choose patches, mix. Labels and tasks are hidden."""
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """Named scalars to add to the loss, already weighted; the names are those in TensorBoard."""
         return {}
 
-    def observe(self, learner: Learner) -> None:
+    def observe(self, learner: LearnerView) -> None:
         """After the step: remember, update teachers. ``learner.output`` is from before the step."""
 
-    def end_task(self, learner: Learner) -> None:
+    def end_task(self, learner: LearnerView) -> None:
         """A task boundary. Called only for strategies that declare ``needs_boundaries``."""
 
     def full_bytes(self) -> int:
@@ -113,22 +113,22 @@ class Rehearsal(Strategy):
     replay: PositiveInt | None = None
     contrastive_scope: Literal["joint", "split"] = "joint"
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Open the memory on its own generator."""
         self.memory.open(learner.generators["memory"])
 
-    def draw(self, learner: Learner) -> Past | None:
+    def draw(self, learner: LearnerView) -> Past | None:
         """Stored clips on the learner's device and in its precision, or None while the memory is empty."""
         if not len(self.memory):
             return None
         return self.memory.sample(self.replay or learner.num_current).to(learner.device, learner.dtype)
 
-    def prepare(self, learner: Learner) -> None:
+    def prepare(self, learner: LearnerView) -> None:
         """Append stored clips to the batch; the first step has none."""
         self._past = self.draw(learner)
         self.append(learner, None if self._past is None else self._past.clip)
 
-    def append(self, learner: Learner, past: Clip | None) -> None:
+    def append(self, learner: LearnerView, past: Clip | None) -> None:
         """Replay ``past`` behind the batch; of clips with more patches than it has, a random subset of them."""
         start = len(learner.batch)
         if past is not None:
@@ -140,7 +140,7 @@ class Rehearsal(Strategy):
         if past is not None and self.contrastive_scope == "split":
             learner.apart.append(self._rows)
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """Nothing to add; ``split`` contrasts its rows, and what nobody split off, among themselves."""
         if self._rows in learner.apart:
             output = learner.output
@@ -154,12 +154,12 @@ class Rehearsal(Strategy):
             learner.output = replace(output, terms={**output.terms, "contrastive": term})
         return {}
 
-    def replayed(self, learner: Learner) -> slice:
+    def replayed(self, learner: LearnerView) -> slice:
         """Rows of the batch that it replays; without a memory of its own, all rows that others replay."""
         alone = self.memory.capacity or self.memory.budget_bytes
         return self._rows if alone else slice(learner.num_current, len(learner.batch))
 
-    def drift(self, learner: Learner, audio: Tensor, video: Tensor) -> Tensor:
+    def drift(self, learner: LearnerView, audio: Tensor, video: Tensor) -> Tensor:
         """Embedding drift: squared distance of the replayed clips from targets ``audio`` and ``video (R, D)``.
 
         The sum over both modalities of the mean squared error over clips and dimensions.
@@ -167,11 +167,11 @@ class Rehearsal(Strategy):
         output, past = learner.output, self.replayed(learner)
         return mse_loss(output.audio[past], audio) + mse_loss(output.video[past], video)
 
-    def remember(self, learner: Learner) -> dict[str, Tensor]:
+    def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """What to store beside each current clip, (B, ...) by name."""
         return {}
 
-    def observe(self, learner: Learner) -> None:
+    def observe(self, learner: LearnerView) -> None:
         """Offer the current clips, never the replayed ones, to the memory."""
         self.memory.add(learner.current, **self.remember(learner))
 

@@ -12,7 +12,7 @@ from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Masks, Output
 
 if TYPE_CHECKING:
-    from avcl.training.learner import Learner
+    from avcl.training.view import LearnerView
 
 
 class Teacher(nn.Module):
@@ -51,7 +51,7 @@ class Teacher(nn.Module):
         return self.backbone.embed(clip)
 
     @torch.no_grad()
-    def update(self, learner: Learner) -> None:
+    def update(self, learner: LearnerView) -> None:
         """Update the EMA after an optimizer step; a batch that only accumulates gradients changes nothing.
 
         The draw is from the generator ``method``, equal on all processes, so that all keep the same teacher.
@@ -69,13 +69,13 @@ class Teacher(nn.Module):
             kept.copy_(current)
 
     @torch.no_grad()
-    def distance(self, learner: Learner) -> Tensor:
+    def distance(self, learner: LearnerView) -> Tensor:
         """Distance of the teacher from the learner's backbone: the L2 norm of the difference of all weights."""
         pairs = zip(self.backbone.parameters(), learner.backbone.parameters(), strict=True)
         return torch.stack([torch.linalg.vector_norm(mine - theirs) for mine, theirs in pairs]).norm()
 
 
-def view(learner: Learner, rows: slice, shared: bool) -> tuple[Clip, Masks]:
+def view(learner: LearnerView, rows: slice, shared: bool) -> tuple[Clip, Masks]:
     """The clips ``rows`` of the batch, with the student's masks (``shared``) or with new ones for a teacher."""
     clip = learner.batch[rows]
     if shared:

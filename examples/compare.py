@@ -3,8 +3,8 @@
 python examples/compare.py --seeds 0 1 2
 python examples/compare.py --methods er derpp stella --set learner.epochs=1 --out runs/quick --latex
 
-Each run is in OUT/METHOD-SEED, as `avcl train` would leave it. What is finished there is not run again, and what was
-stopped goes on. Of the file's strategy section each method takes the settings that it has, so that
+Each run folder is OUT/METHOD-SEED, as `avcl train` would leave it. What is finished there is not run again, what was
+stopped is resumed. Of the file's strategy section each method takes the settings that it has, so that
 all have the same memory; the rest of the file is the same for all.
 """
 
@@ -13,7 +13,6 @@ import json
 import sys
 from pathlib import Path
 
-from avcl.utils.console import write
 from avcl.config.build import components_of
 from avcl.config.files import read_config
 from avcl.errors import StoppedError, UserError
@@ -21,6 +20,7 @@ from avcl.experiment.run import Run
 from avcl.registry import registry
 from avcl.report.tables import compare, comparison_csv, comparison_latex, comparison_table
 from avcl.settings import fields
+from avcl.utils.console import write
 
 BASELINES = ["finetune", "er", "mir", "derpp", "gmed", "cls-er", "lump", "esmer"]
 METHODS = [*BASELINES, "random", "mats", "stella", "stella-plus", "multitask"]

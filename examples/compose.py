@@ -1,4 +1,4 @@
-"""Several strategies in one learner: ESMER weighs what STELLA+ selects and replays, and a small one of our own.
+"""Three strategies in one learner: STELLA+ replays, ESMER weighs and distils, and a small one of our own.
 
 python examples/compose.py && tensorboard --logdir runs
 """
@@ -16,31 +16,42 @@ from avcl.metrics import LossTerms, Retrieval
 from avcl.plugins.esmer import ESMER
 from avcl.plugins.stella.plus import StellaPlus
 from avcl.scenarios.synthetic import Synthetic
+from avcl.settings import Fraction
 
 
 @dataclass(kw_only=True)
 class KeepGap(Strategy):
-    """Hold the modality gap, the distance of the mean sound from the mean sight, to what it usually is."""
+    """Hold the modality gap, the distance between mean audio and mean video embedding, to its running mean.
+
+    Args:
+        weight: Weight of the squared difference.
+        ema_decay: EMA decay of the running mean.
+    """
 
     name = "keep-gap"
 
     weight: NonNegativeFloat = 0.1
+    ema_decay: Fraction = 0.99
 
     def begin(self, learner):
-        self.usual = 0.0
+        self.mean = 0.0
 
     def penalty(self, learner):
         audio, video = (normalize(x, dim=1).mean(0) for x in (learner.output.audio, learner.output.video))
         gap = (audio - video).norm()
         self._now = gap.item()
-        return {"gap": self.weight * (gap - (self.usual or self._now)) ** 2}
+        return {"gap": self.weight * (gap - (self.mean or self._now)) ** 2}
 
     def observe(self, learner):
-        self.usual = 0.99 * (self.usual or self._now) + 0.01 * self._now
+        self.mean = self.ema_decay * (self.mean or self._now) + (1 - self.ema_decay) * self._now
 
 
 def strategies():
-    """They act in this order. ESMER remembers nothing: STELLA+ replays, and ESMER's teacher watches over it."""
+    """They act in this order.
+
+    ESMER has no replay buffer of its own: it distils whatever is replayed, here by STELLA+. With a capacity of
+    its own it would replay clips of its own beside those of STELLA+.
+    """
     return [StellaPlus(memory=Memory(capacity=128)), ESMER(memory=Memory(capacity=0)), KeepGap()]
 
 

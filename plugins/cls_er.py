@@ -34,7 +34,7 @@ from avcl.losses import contrastive
 from avcl.settings import Fraction
 from avcl.strategy import Rehearsal, Strategy
 from avcl.teacher import Teacher, view
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 Embeddings = tuple[Tensor, Tensor]
 
@@ -63,14 +63,14 @@ class CLSER(Rehearsal):
     temperature: PositiveFloat = 0.05
     share_masks: bool = True
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Open the memory and make both teachers, copies of the backbone."""
         super().begin(learner)
         stable, plastic = self.stable_update_probability, self.plastic_update_probability
         self.stable = Teacher(learner.backbone, decay=self.stable_ema_decay, update_probability=stable)
         self.plastic = Teacher(learner.backbone, decay=self.plastic_ema_decay, update_probability=plastic)
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """lambda times the distance of the replayed clips' embeddings from the teachers'."""
         terms = super().penalty(learner)
         rows = self.replayed(learner)
@@ -92,11 +92,11 @@ class CLSER(Rehearsal):
         """Minus the log of the probability with which each query (R, D) finds its own key (R, D): (R,)."""
         return contrastive(key, query, self.temperature, both=False)
 
-    def _embed(self, learner: Learner, teacher: Teacher) -> Embeddings:
+    def _embed(self, learner: LearnerView, teacher: Teacher) -> Embeddings:
         clip, masks = view(learner, self.replayed(learner), self.share_masks)
         return teacher.embed(masks.seen(clip))
 
-    def observe(self, learner: Learner) -> None:
+    def observe(self, learner: LearnerView) -> None:
         """Offer the current clips to the memory; update the teachers."""
         super().observe(learner)
         for key, teacher in (("stable", self.stable), ("plastic", self.plastic)):

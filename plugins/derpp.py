@@ -25,7 +25,7 @@ from torch import Tensor
 
 from avcl.hookspecs import hookimpl
 from avcl.strategy import Rehearsal, Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class DERpp(Rehearsal):
 
     alpha: NonNegativeFloat = 0.5
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """alpha times the drift of the replayed clips; nothing while there are none."""
         terms = super().penalty(learner)
         if self._past is not None:
@@ -48,7 +48,7 @@ class DERpp(Rehearsal):
             terms["drift"] = self.alpha * self.drift(learner, stored["audio_embedding"], stored["video_embedding"])
         return terms
 
-    def remember(self, learner: Learner) -> dict[str, Tensor]:
+    def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """The current clips' embeddings from before the step."""
         output, current = learner.output, slice(learner.num_current)
         return {"audio_embedding": output.audio[current], "video_embedding": output.video[current]}

@@ -35,7 +35,7 @@ from avcl.hookspecs import hookimpl
 from avcl.settings import Fraction
 from avcl.strategy import Rehearsal, Strategy
 from avcl.teacher import Teacher, view
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -62,13 +62,13 @@ class ESMER(Rehearsal):
     std_margin: NonNegativeFloat = 1.0
     share_masks: bool = True
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Open the memory, make the teacher; the running mean of the loss is unknown."""
         super().begin(learner)
         self.teacher = Teacher(learner.backbone, decay=self.ema_decay, update_probability=self.update_probability)
         self.loss_mean, self.batches = 0.0, 0
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """Weigh the current clips; gamma times the distance of the replayed ones from the teacher's embeddings."""
         terms = super().penalty(learner)
         self._loss = self.teacher(*view(learner, slice(learner.num_current), self.share_masks)).loss
@@ -86,7 +86,7 @@ class ESMER(Rehearsal):
         limit = self.loss_margin * self.loss_mean
         return torch.where(loss < limit, 1.0, self.loss_mean / loss), loss <= limit
 
-    def observe(self, learner: Learner) -> None:
+    def observe(self, learner: LearnerView) -> None:
         """Offer what was accepted to the memory; update teacher and running mean."""
         if self._accepted.any():
             stored = {key: rows[self._accepted] for key, rows in self.remember(learner).items()}
@@ -99,7 +99,8 @@ class ESMER(Rehearsal):
     def follow(self, loss: Tensor) -> None:
         """Move the running mean towards the mean of this batch's ``loss (B,)``, outliers left out."""
         self.batches += 1
-        inliers = loss[loss <= loss.mean() + self.std_margin * loss.std(correction=0)]
+        deviation = loss.std() if len(loss) > 1 else loss.new_zeros(())  # unbiased, as original and adaptation have it
+        inliers = loss[loss <= loss.mean() + self.std_margin * deviation]
         decay = min(1 - 1 / (self.batches + 1), self.loss_ema_decay)
         self.loss_mean = decay * self.loss_mean + (1 - decay) * float(inliers.mean())
 

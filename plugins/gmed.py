@@ -38,7 +38,7 @@ from avcl.lookahead import gradients, virtual_step
 from avcl.memory import Past
 from avcl.settings import Fraction
 from avcl.strategy import Rehearsal, Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,7 @@ class GMED(Rehearsal):
     sign: Literal[1, -1] = 1
     share_masks: bool = True
 
-    def draw(self, learner: Learner) -> Past | None:
+    def draw(self, learner: LearnerView) -> Past | None:
         """Stored clips, edited here and in memory."""
         past = super().draw(learner)
         if past is None:
@@ -79,7 +79,7 @@ class GMED(Rehearsal):
         self.memory.write(past.slots, **edited, age=age + 1)
         return Past(past.slots, Clip(**past.clip.tensors() | edited), past.extra)
 
-    def edits(self, learner: Learner, clip: Clip) -> Mapping[str, Tensor] | None:
+    def edits(self, learner: LearnerView, clip: Clip) -> Mapping[str, Tensor] | None:
         """The directions ``(B, L, P)`` of ``audio`` and ``video``; None where half precision overflowed."""
         backbone, generator = learner.backbone, learner.generators["auxiliary"]
         ahead = virtual_step(learner, learner.batch[: learner.num_current])
@@ -94,7 +94,7 @@ class GMED(Rehearsal):
         return {side: (after[side] - before[side]) + weight * before[side] for side in before}
 
     @staticmethod
-    def _slopes(learner: Learner, weights: dict[str, Tensor], clip: Clip, masks: Masks) -> dict[str, Tensor] | None:
+    def _slopes(learner: LearnerView, weights: dict[str, Tensor], clip: Clip, masks: Masks) -> dict[str, Tensor] | None:
         """The gradient of the mean loss by every patch of ``clip``, at other ``weights`` where there are any."""
         sides = {"audio": clip.audio.detach().requires_grad_(), "video": clip.video.detach().requires_grad_()}
         loss = functional_call(learner.backbone, weights, (Clip(**clip.tensors() | sides), masks)).loss.mean()
@@ -103,7 +103,7 @@ class GMED(Rehearsal):
             return None
         return {side: slope for side, slope in zip(sides, found, strict=True) if slope is not None}
 
-    def remember(self, learner: Learner) -> dict[str, Tensor]:
+    def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """The current clips are as yet unedited."""
         return super().remember(learner) | {"age": torch.zeros(learner.num_current, dtype=torch.long)}
 

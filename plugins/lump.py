@@ -27,7 +27,7 @@ from pydantic import PositiveFloat
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
 from avcl.strategy import Rehearsal, Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class LUMP(Rehearsal):
         if self.replay is not None:
             yield f"replay: invalid value {self.replay}: must be null, as each clip is mixed with one"
 
-    def prepare(self, learner: Learner) -> None:
+    def prepare(self, learner: LearnerView) -> None:
         """Mix the current clips with as many stored ones."""
         self._past, self._rows = self.draw(learner), slice(0, 0)
         if self._past is not None:
@@ -61,7 +61,7 @@ class LUMP(Rehearsal):
             self._logged["lambda"] = share = self.share(learner)
             learner.batch = mix(current, past, share) + others if len(others) else mix(current, past, share)
 
-    def share(self, learner: Learner) -> float:
+    def share(self, learner: LearnerView) -> float:
         """lambda, the share of the current clips."""
         seed = int(torch.randint(2**63 - 1, (), generator=learner.generators["method"]))
         return np.random.default_rng(seed).beta(self.alpha, self.alpha)

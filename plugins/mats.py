@@ -36,7 +36,7 @@ from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
 from avcl.plugins.random_patches import RandomPatches
 from avcl.strategy import Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class MATS(RandomPatches):
 
     audio: Literal["full", "random"] = "full"
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Open the memory; motion takes two frames."""
         super().begin(learner)
         self.frames = learner.backbone.grid.frames
@@ -65,7 +65,7 @@ class MATS(RandomPatches):
         audio, video = super().counts(grid)
         return grid.audio if self.audio == "full" else audio, video
 
-    def choose(self, learner: Learner, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
+    def choose(self, learner: LearnerView, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
         """The video patches of largest motion, the earlier of two equal ones; audio drawn uniformly."""
         with torch.no_grad(), torch.autocast(learner.device.type, enabled=False):
             moved = motion(learner.backbone.embed_patches(clip)[1], self.frames)

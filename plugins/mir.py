@@ -34,7 +34,7 @@ from avcl.hookspecs import hookimpl
 from avcl.lookahead import virtual_step
 from avcl.memory import Past
 from avcl.strategy import Rehearsal, Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -51,7 +51,7 @@ class MIR(Rehearsal):
     candidates: PositiveInt = 5
     share_masks: bool = True
 
-    def draw(self, learner: Learner) -> Past | None:
+    def draw(self, learner: LearnerView) -> Past | None:
         """The most interfered candidates, in the order in which they were drawn."""
         if not len(self.memory):
             return None
@@ -61,7 +61,7 @@ class MIR(Rehearsal):
         most = increase.topk(min(wanted, len(pool))).indices.sort().values
         return self.memory.read(pool.slots[most.cpu()]).to(learner.device, learner.dtype)
 
-    def interference(self, learner: Learner, clip: Clip) -> Tensor:
+    def interference(self, learner: LearnerView, clip: Clip) -> Tensor:
         """The loss increase of each of ``clip`` after a virtual step on the current clips, (B,)."""
         backbone, generator = learner.backbone, learner.generators["auxiliary"]
         ahead = virtual_step(learner, learner.batch[: learner.num_current])

@@ -29,7 +29,7 @@ from avcl.clip import Clip, random_positions
 from avcl.hookspecs import hookimpl
 from avcl.plugins.selective import Selective
 from avcl.strategy import Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -38,7 +38,7 @@ class RandomPatches(Selective):
 
     name = "random"
 
-    def prepare(self, learner: Learner) -> None:
+    def prepare(self, learner: LearnerView) -> None:
         """Draw stored clips, then keep the chosen patches of all."""
         self._past = self.draw(learner)
         clip = self.whole(learner)
@@ -47,7 +47,7 @@ class RandomPatches(Selective):
         audio, video = self.budget(learner)
         self.put(learner, clip.take(*self.choose(learner, clip, audio, video)))
 
-    def choose(self, learner: Learner, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
+    def choose(self, learner: LearnerView, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
         """Which patches of whole clips to keep, ``(video (B, κ), audio (B, κ))``, in the order of their place."""
         generator = learner.generators["auxiliary"]
         return random_positions(clip.video_at, video, generator), random_positions(clip.audio_at, audio, generator)

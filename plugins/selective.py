@@ -11,7 +11,7 @@ from avcl.clip import Clip, Grid
 from avcl.errors import SettingsError, UserError
 from avcl.plugins.derpp import DERpp
 from avcl.settings import Share
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class Selective(DERpp):
     keep_video: Share = 0.5
     keep_audio: Share = 0.5
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Open the memory, count the patches to keep, refuse settings that do not fit the backbone."""
         super().begin(learner)
         self.audio_kept, self.video_kept = self.counts(learner.backbone.grid)
@@ -38,7 +38,7 @@ class Selective(DERpp):
         """κ, how many patches of audio and of video are kept."""
         return int(grid.audio * self.keep_audio), int(grid.video * self.keep_video)
 
-    def misfits(self, learner: Learner) -> Iterator[str]:
+    def misfits(self, learner: LearnerView) -> Iterator[str]:
         """Settings that do not fit the backbone, one line ``"key: what is wrong"`` each."""
         backbone = learner.backbone
         grid, patch = backbone.grid, backbone.patch
@@ -55,17 +55,17 @@ class Selective(DERpp):
             except UserError as error:
                 yield f"keep_{side}: invalid value {getattr(self, f'keep_{side}')}: keeps too few: {error}"
 
-    def whole(self, learner: Learner) -> Clip:
+    def whole(self, learner: LearnerView) -> Clip:
         """The current clips with all of their patches, whatever another strategy chose of them."""
         grid, current = learner.backbone.grid, learner.batch[: learner.num_current]
         complete = (current.video.shape[1], current.audio.shape[1]) == (grid.video, grid.audio)
         return current if complete else learner.current
 
-    def budget(self, learner: Learner) -> tuple[int, int]:
+    def budget(self, learner: LearnerView) -> tuple[int, int]:
         """How many patches of audio and of video to keep: κ, or what another strategy left of the batch."""
         return min(self.audio_kept, learner.batch.audio.shape[1]), min(self.video_kept, learner.batch.video.shape[1])
 
-    def put(self, learner: Learner, chosen: Clip) -> None:
+    def put(self, learner: LearnerView, chosen: Clip) -> None:
         """Make ``chosen``, current clips and then its replayed ones, the batch.
 
         Between them stay the clips that other strategies replay, with as many patches, drawn uniformly.

@@ -74,13 +74,12 @@ class Listed(FileScenario):
     @property
     def task_names(self) -> tuple[str, ...]:
         """``order``, spelled out."""
-        return self._categories.orders[self.order] if isinstance(self.order, str) else self.order
+        return tuple(self._categories.orders[self.order] if isinstance(self.order, str) else self.order)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes by label, in the order of the YAML file; those of the gallery alone are the last."""
-        parts = (self._categories.tasks, self._categories.others)
-        return tuple(entry.name for part in parts for classes in part.values() for entry in classes)
+        return tuple(entry.name for _, entry in self._categories.classes())
 
     def sources(self, split: Split) -> list[Source]:
         """The clips of a split that are there; their numbers and labels do not depend on ``order``."""
@@ -154,8 +153,7 @@ class Listed(FileScenario):
         """Keys of all classes of the dataset; empty where nobody says so."""
         if not self._labels and not self._categories.complete:
             return set()
-        parts = (self._categories.tasks, self._categories.others)
-        named = {text for part in parts for classes in part.values() for entry in classes for text in entry.keys}
+        named = {text for _, entry in self._categories.classes() for text in entry.keys}
         return named | {key(text) for pair in self._labels.items() for text in pair}
 
     @cached_property
@@ -214,16 +212,8 @@ class Listed(FileScenario):
 
     def _homes(self, split: str) -> dict[str, tuple[str, str]]:
         """The task and the class of every label that counts in a split."""
-        parts = [self._categories.tasks]
-        if split == "eval" and self.gallery == "all":
-            parts.append(self._categories.others)
-        return {
-            text: (task, entry.name)
-            for part in parts
-            for task, classes in part.items()
-            for entry in classes
-            for text in entry.keys
-        }
+        listed = self._categories.classes(gallery=split == "eval" and self.gallery == "all")
+        return {text: (task, entry.name) for task, entry in listed for text in entry.keys}
 
     def _texts(self, row: Row) -> Iterator[str]:
         """Every key of a row's labels: as they are, and by the display name where there is a file of them."""
@@ -294,7 +284,7 @@ class Listed(FileScenario):
             log.warning("left out, %s: %s; the first: %s", reason, counted(times, "clip"), example)
         for split in SPLITS:
             there = {self.class_names[source.label] for source in chosen.sources[split]}
-            names = [entry.name for task in self.task_names for entry in self._categories.tasks[task]]
+            names = [entry.name for task in self.task_names for entry in self._categories.tasks[task].classes]
             bare = [name for name in names if name not in there]
             if bare:
                 log.warning("%d of %d classes have no clip of %s; the first: %s", len(bare), len(names), split, bare[0])

@@ -2,25 +2,25 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, ValidationError
 
 from avcl.config.files import read_config
 from avcl.errors import UserError, nearest
 
-KEYS = ("dataset", "complete", "orders", "tasks")
-CLASS_KEYS = ("name", "mid", "index", "clips")
 BUNDLED = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Class:
-    """A class by its name, and by the mid that some lists use instead."""
+class Class(BaseModel, frozen=True, extra="forbid"):
+    """A class by its name, and by the mid that some lists use instead; what else a file says is for people."""
 
     name: str
     mid: str | None = None
+    index: int | None = None
+    clips: int | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -28,17 +28,43 @@ class Class:
         return tuple(dict.fromkeys(key(text) for text in (self.name, self.mid) if text))
 
 
-@dataclass(frozen=True)
-class Categories:
-    """The tasks of a file: their classes, and the classes that only the gallery of all has beside them.
+Classes = list[Annotated[Class, BeforeValidator(lambda given: {"name": given} if isinstance(given, str) else given)]]
 
-    ``complete``: whether these are all classes of the dataset, so that any other is a mistake.
-    """
 
-    tasks: Mapping[str, tuple[Class, ...]]
-    others: Mapping[str, tuple[Class, ...]]
-    orders: Mapping[str, tuple[str, ...]]
-    complete: bool
+class Task(BaseModel, extra="forbid"):
+    """The classes of a task, and those that only the gallery of all has beside them."""
+
+    classes: Annotated[Classes, Field(min_length=1)]
+    gallery_classes: Classes = []
+
+
+class Categories(BaseModel, extra="forbid"):
+    """The tasks of a file, and orders of them; ``complete``: any class that it does not name is a mistake."""
+
+    dataset: str = ""
+    complete: StrictBool = False
+    tasks: Annotated[
+        dict[str, Annotated[Task, BeforeValidator(lambda given: {"classes": given} if type(given) is list else given)]],
+        Field(min_length=1),
+    ]
+    orders: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+
+    def classes(self, gallery: bool = True) -> Iterator[tuple[str, Class]]:
+        """(task, class) of all classes to train on; then, with ``gallery``, those that only the gallery of all has."""
+        for part in ("classes", "gallery_classes") if gallery else ("classes",):
+            yield from ((name, entry) for name, task in self.tasks.items() for entry in getattr(task, part))
+
+
+KEYS = [key for part in (Categories, Task, Class) for key in part.model_fields]
+MUST = {
+    "Class": "must be a name, or {name, mid}",
+    "Task": "must be a list of classes",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "string_type": "must be text, in quotes",
+    "too_short": "must not be empty",
+}
 
 
 def key(label: str) -> str:
@@ -59,81 +85,47 @@ def read_categories(path: str) -> Categories:
     ``gallery_classes``; ``orders`` names sequences of tasks. UserError has a line for every mistake.
     """
     file = BUNDLED / f"{path}.yaml" if path in bundled() else Path(path).expanduser()
-    tree = read_config(file)
-    wrong = list(_mistakes(tree))
+    try:
+        found = Categories.model_validate(read_config(file))
+        wrong = list(_contradictions(found))
+    except ValidationError as error:
+        wrong = list(_lines(error))
     if wrong:
         raise UserError("\n".join(f"{file}: {line}" for line in wrong))
-    tasks = {name: _part(task, "classes") for name, task in tree["tasks"].items()}
-    others = {name: _part(task, "gallery_classes") for name, task in tree["tasks"].items()}
-    orders = {"main": tuple(tasks), **{name: tuple(order) for name, order in tree.get("orders", {}).items()}}
-    return Categories(tasks, others, orders, tree.get("complete", False))
+    found.orders = {"main": list(found.tasks), **found.orders}
+    return found
 
 
 def wrong_order(where: str, order: Iterable[str], tasks: Iterable[str], what: str) -> Iterator[str]:
     """A line for each name in an order that is none of the ``tasks``, or is there twice."""
     for name, times in Counter(order).items():
         if name not in tasks:
-            yield f"{where}: {name!r} is no {what}{nearest(name, map(str, tasks))}"
+            yield f"{where}: {name!r} is no {what}{nearest(name, tasks)}"
         elif times > 1:
             yield f"{where}: {name!r} is given {times} times"
 
 
-def _part(task: Any, part: str) -> tuple[Class, ...]:
-    listed = task.get(part) or [] if isinstance(task, dict) else task if part == "classes" else []
-    return tuple(Class(entry) if isinstance(entry, str) else Class(entry["name"], entry.get("mid")) for entry in listed)
-
-
-def _mistakes(tree: dict[str, Any]) -> Iterator[str]:
-    yield from (f"{name}: unknown key{nearest(str(name), KEYS)}" for name in tree if name not in KEYS)
-    if not isinstance(tree.get("complete", False), bool):
-        yield f"complete: invalid value {tree['complete']!r}: must be true or false"
-    tasks = tree.get("tasks")
-    if not isinstance(tasks, dict) or not tasks:
-        yield "tasks: must be a mapping of task names to lists of classes"
-        return
-    wrong = list(_no_names("tasks", tasks))
-    wrong += [line for name, task in tasks.items() for line in _mistakes_of(f"tasks.{name}", task)]
-    yield from wrong
-    orders = tree.get("orders", {})
-    if not isinstance(orders, dict) or not all(isinstance(order, list) and order for order in orders.values()):
-        yield "orders: must be a mapping of names to lists of tasks"
-        return
-    yield from _no_names("orders", orders)
-    for name, order in orders.items():
-        yield from _no_names(f"orders.{name}", order)
-        yield from wrong_order(f"orders.{name}", [task for task in order if isinstance(task, str)], tasks, "task")
-    if wrong:
-        return
+def _contradictions(found: Categories) -> Iterator[str]:
+    """A line for each task that an order misspells, and for each class of two tasks."""
+    for name, order in found.orders.items():
+        yield from wrong_order(f"orders.{name}", order, found.tasks, "task")
     homes: dict[str, str] = {}
-    for name, task in tasks.items():
-        for entry in (*_part(task, "classes"), *_part(task, "gallery_classes")):
-            for text in entry.keys:
-                if text in homes:
-                    yield f"tasks.{name}: class {entry.name!r} is already in {homes[text]}"
-                homes[text] = f"tasks.{name}"
+    for task, entry in found.classes():
+        for text in entry.keys:
+            if text in homes:
+                yield f"tasks.{task}: class {entry.name!r} is already in tasks.{homes[text]}"
+            homes[text] = task
 
 
-def _no_names(where: str, given: Iterable[Any]) -> Iterator[str]:
-    """A line for everything that YAML reads as something else than text."""
-    yield from (
-        f"{where}: invalid value {name!r}: must be a name, in quotes" for name in given if type(name) is not str
-    )
-
-
-def _mistakes_of(where: str, task: Any) -> Iterator[str]:
-    """What is wrong with one task."""
-    parts = task if isinstance(task, dict) else {"classes": task}
-    for part, entries in parts.items():
-        if part not in ("classes", "gallery_classes"):
-            yield f"{where}.{part}: unknown key{nearest(str(part), ('classes', 'gallery_classes'))}"
-        elif not isinstance(entries, list):
-            yield f"{where}: invalid value {entries!r}: must be a list of classes"
+def _lines(error: ValidationError) -> Iterator[str]:
+    """A line for each value that is none, with its place."""
+    for part in error.errors():
+        steps: list[Any] = [step for step in part["loc"] if step != "[key]"]
+        where, kind = ".".join(map(str, steps)), part["type"]
+        if kind == "missing":
+            yield f"{where}: required, but not given"
+        elif kind == "extra_forbidden":
+            yield f"{where}: unknown key{nearest(str(steps[-1]), KEYS)}"
         else:
-            for place, entry in enumerate(entries):
-                named = entry if isinstance(entry, dict) else {"name": entry}
-                if not isinstance(named.get("name"), str) or not set(named) <= set(CLASS_KEYS):
-                    yield f"{where}: class {place}: invalid value {entry!r}: must be a name, or {{name, mid}}"
-                elif not isinstance(named.get("mid"), str | None):
-                    yield f"{where}: class {place}, mid: invalid value {named['mid']!r}: must be text, in quotes"
-    if not parts.get("classes"):
-        yield f"{where}: has no classes"
+            must = MUST.get(part.get("ctx", {}).get("class_name", kind)) or part["msg"].replace("Input should", "must")
+            yield f"{where}: invalid value {part['input']!r}: {must}"

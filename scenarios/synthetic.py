@@ -193,7 +193,8 @@ class Rendered(Dataset):
         return self.labels[i % len(self.labels)]
 
     def _generator(self, i: int) -> Generator:
-        anew = augmentation(self.first + i) if self.scenario.fresh else None
+        # statistics are of the scenario, whoever asks for them first: never an augmentation's
+        anew = augmentation(self.first + i) if self.scenario.fresh and self.split != "statistics" else None
         own = (self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels))
         return anew or np.random.default_rng(own)
 

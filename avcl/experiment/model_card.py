@@ -29,4 +29,5 @@ def model_card(settings: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         for key, measure in metric.get("measures", {}).items()
         if key.endswith("R@10")
     )
-    return CARD.format(**{**results, "strategy": " + ".join(results["strategy"])}, tables=tables, settings=dump_config(settings))
+    about = {**results, "strategy": " + ".join(results["strategy"])}
+    return CARD.format(**about, tables=tables, settings=dump_config(settings))

@@ -13,15 +13,13 @@ from torch import Tensor
 
 from avcl.compat import BaseLogger, MetricValue, PluginMetric, quiet_evaluator
 from avcl.experiment import checkpoint
+from avcl.registry import LASTING
 from avcl.strategy import Strategy
 from avcl.testing.promises import Promise, global_state, keep, random_state, require, same
 from avcl.testing.toys import Noise, small_backbone
 from avcl.training.learner import Learner
 
 Make = Callable[[], PluginMetric]
-
-LASTING = ("results", "state_dict", "load_state_dict")
-"""What a metric has that goes into ``results.json``, and that a resumed run goes on with."""
 
 
 def check_metric(make: type[PluginMetric] | Make, promises: Sequence[Promise] = ()) -> None:
@@ -122,7 +120,9 @@ class _Run(BaseLogger):
         state: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.metric: Any = make() if make else None
+        self.metric: Any = None
+        if make:
+            self.metric = make()
         self.values: list[MetricValue] = []
         self.seen: list[Any] = []
         metrics = [self.metric] if make else []

@@ -30,7 +30,8 @@ def check_scenario(make: type[Scenario] | Make, promises: Sequence[Promise] = ()
     """BrokenPromise, which says what was found, at the first of ``promises`` that is broken; all by default.
 
     ``make`` is a scenario class, or a function that makes a new one every time, with the settings to be
-    checked. A few clips of every task and split are read, several times each.
+    checked: of little data, as a dozen of them are made. A few clips of every task and split are read, several
+    times each.
     """
     keep(Scenario, make, promises or PROMISES)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from avcl.compat import BaseSGDPlugin
+from avcl.errors import HiddenError, PluginError
 from avcl.experiment import checkpoint
 from avcl.memory import Memory
 from avcl.scenario import Scenario
@@ -86,9 +87,15 @@ def is_deterministic(make: Make) -> None:
 
 def reads_no_labels(make: Make) -> None:
     """reads no labels or task ids, unless it declares needs_boundaries"""
-    if not make().needs_boundaries:
-        plain, relabelled = (_train(_learner(make), Noise(clips_per_task=8, shift=shift)) for shift in (0, 7))
-        require(torch.equal(plain, relabelled), "other labels and task ids gave other weights")
+    if make().needs_boundaries:
+        return
+    try:
+        found = [_train(_learner(make), Noise(clips_per_task=8, shift=shift)) for shift in (0, 7)]
+    except PluginError as error:
+        if isinstance(error.__cause__, HiddenError):
+            raise
+        return  # whatever else goes wrong breaks another promise
+    require(torch.equal(*found), "other labels and task ids gave other weights")
 
 
 def has_no_side_effects(make: Make) -> None:
@@ -133,7 +140,7 @@ def trains_in_half_precision(make: Make) -> None:
 
 def resumes(make: Make) -> None:
     """resumes identically from a checkpoint after any batch"""
-    more = {"accumulate": 2, "warmup": 3}
+    more: dict[str, Any] = {"accumulate": 2, "warmup": 3}
     whole = _learner(make, **more)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -156,10 +163,10 @@ def resumes(make: Make) -> None:
 PROMISES: tuple[Promise, ...] = (
     refuses_invalid_settings,
     makes_its_state_in_begin,
+    reads_no_labels,
     trains,
     adds_no_state,
     is_deterministic,
-    reads_no_labels,
     has_no_side_effects,
     trains_on_any_batch,
     trains_with_little_memory,

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from avcl.backbones.protocol import Backbone
-from avcl.clip import Clip, Masks, Output
+from avcl.clip import Clip, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
 from avcl.registry import blamed
@@ -24,6 +24,7 @@ from avcl.strategy import Strategy
 from avcl.training.loading import BadClips, Loading
 from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
 from avcl.training.update import Update
+from avcl.training.view import LearnerView, shared
 from avcl.utils import seeding
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,8 @@ class Learner(BaseSGDTemplate):
     update is ours, because a label-free, task-free stream of dicts is not what its own is made for. The
     defaults are the paper's (Continual-VS): one Adam over the whole stream, constant learning rate.
 
-    What strategies read and write: ``batch`` (Clip), ``current`` (the clips as they were read), ``num_current``
-    (how many of the batch, at the front, are current), ``masks``, ``output``, ``weight`` (a factor for each
-    current clip's loss), ``apart`` (rows of the batch that are contrasted among themselves), ``losses`` (by
-    name; their sum is what is differentiated).
+    Strategies see its ``view`` and nothing else; what is in there (``batch``, ``output``, ``losses``, ...) is the
+    learner's, too.
 
     Args:
         epochs: Passes over each task's clips.
@@ -62,14 +61,10 @@ class Learner(BaseSGDTemplate):
         max_bad_share: Share of a task's clips that may be corrupt before the run ends.
     """
 
-    batch: Clip
-    current: Clip
-    num_current: int
-    apart: list[slice]
-    masks: Masks
-    output: Output
-    weight: Tensor | None
-    losses: dict[str, Tensor]
+    batch, current, num_current = shared("batch"), shared("current"), shared("num_current")
+    masks, output, weight, losses = shared("masks"), shared("output"), shared("weight"), shared("losses")
+    backbone, dtype, generators = shared("backbone"), shared("dtype"), shared("generators")
+    update, pending = shared("update"), shared("pending")
     loss: Tensor
     mbatch: Any
     mb_output: Any
@@ -104,9 +99,7 @@ class Learner(BaseSGDTemplate):
         mine = SimpleNamespace(**validate(type(self), given, without=OBJECTS))
         self.seed = validate(type(self), {"seed": seed}, without=OBJECTS[:-1])["seed"]
         self.strategies = [strategy] if isinstance(strategy, Strategy) else list(strategy)
-        self.initial = dict(initial or {})
         self.bad = BadClips(mine.max_bad_share)
-        self.generators = {name: seeding.generator(self.seed, name) for name in seeding.NAMES}
         super().__init__(
             model=backbone,
             optimizer=None,
@@ -119,6 +112,13 @@ class Learner(BaseSGDTemplate):
             evaluator=evaluator or quiet_evaluator(),
         )
         self.model.to(self.device)
+        self.view = LearnerView(
+            backbone,
+            self.device,
+            next(backbone.parameters()).dtype,
+            {name: seeding.generator(self.seed, name) for name in seeding.NAMES},
+            dict(initial or {}),
+        )
         self.precision = mine.precision
         self.loading = Loading(
             mine.batch_size,
@@ -127,6 +127,7 @@ class Learner(BaseSGDTemplate):
             self.seed,
             mine.drop_last,
             mine.workers,
+            blind=not any(part.needs_boundaries for part in self.strategies),
             pin_memory=self.device.type == "cuda",
         )
         self.tasks_done = self.batches_done = 0
@@ -149,27 +150,12 @@ class Learner(BaseSGDTemplate):
             torch.manual_seed(self.seed)
             for part in self.strategies:
                 with blamed(part, "begin"):
-                    part.begin(self)
+                    part.begin(self.view)
                 part.state_dict()
         for module in self.modules():
             module.to(self.device, self.dtype)
 
-    # ---- what strategies see -------------------------------------------------------------------------
-
-    @property
-    def backbone(self) -> Backbone:
-        """The model, as strategies call it."""
-        return self.model
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the backbone's parameters, to which clips are cast."""
-        return next(self.model.parameters()).dtype
-
-    @property
-    def pending(self) -> int:
-        """Batches whose gradients wait for the optimizer's step (gradient accumulation)."""
-        return self.update.pending
+    # ---- what metrics, loggers and runs see ------------------------------------------------------------
 
     @property
     def steps(self) -> int:
@@ -199,14 +185,6 @@ class Learner(BaseSGDTemplate):
         """Everything that is trained."""
         for module in (self.model, *self.modules()):
             yield from (p for p in module.parameters() if p.requires_grad)
-
-    def initial_state(self, part: Strategy, name: str) -> dict[str, Tensor]:
-        """The tensors of ``initial`` for the module ``name`` of a strategy, by their names in it; maybe none."""
-        for prefix in (f"{part.name}.{name}.", f"{name}."):
-            found = {key.removeprefix(prefix): v for key, v in self.initial.items() if key.startswith(prefix)}
-            if found:
-                return found
-        return {}
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision of this learner's forward passes."""
@@ -262,13 +240,13 @@ class Learner(BaseSGDTemplate):
 
     def training_iteration(self, **kwargs: Any) -> None:
         """One batch, ``current``, through the strategies' three verbs."""
-        self.batch, self.num_current, self.weight, self.apart = self.current, len(self.current), None, []
+        self.view.enter(self.current)
         self._before_training_iteration(**kwargs)
         self.update.prepare()
         with self.autocast():
             for part in self.strategies:
                 with blamed(part, "prepare"):
-                    part.prepare(self)
+                    part.prepare(self.view)
             self._before_forward(**kwargs)
             self.masks = self.backbone.draw_masks(self.batch, self.generators["mask"])
             self.output = self.mb_output = self.forward()
@@ -283,7 +261,7 @@ class Learner(BaseSGDTemplate):
             self._after_update(**kwargs)
         for part in self.strategies:
             with blamed(part, "observe"):
-                part.observe(self)
+                part.observe(self.view)
         self._after_training_iteration(**kwargs)
 
     def forward(self) -> Output:
@@ -300,7 +278,7 @@ class Learner(BaseSGDTemplate):
         penalties: dict[str, Tensor] = {}
         for part in self.strategies:
             with blamed(part, "penalty"):
-                found = part.penalty(self)
+                found = part.penalty(self.view)
             for key, value in found.items():
                 name = f"{part.name}.{key}" if key in penalties else key
                 if name in penalties or key in self.output.terms:
@@ -335,7 +313,7 @@ class Learner(BaseSGDTemplate):
         for part in self.strategies:
             if part.needs_boundaries:
                 with blamed(part, "end_task"):
-                    part.end_task(self)
+                    part.end_task(self.view)
         super()._after_training_exp(**kwargs)
         self.tasks_done, self.batches_done = self.tasks_done + 1, 0
 
@@ -368,6 +346,8 @@ class Learner(BaseSGDTemplate):
         if items is None:
             self.batch = self.current = _NOTHING
             return
+        if self.is_training and "index" in items:
+            items["index"] = self.loading.identity(items["index"])
         items = {key: value.to(self.device, non_blocking=True) for key, value in items.items()}
         whole = Clip.cut(
             frames=items["frames"].to(self.dtype),
@@ -377,8 +357,7 @@ class Learner(BaseSGDTemplate):
             label=items.get("label"),
             task=items.get("task"),
         )
-        shown = self.is_eval or any(part.needs_boundaries for part in self.strategies)
-        self.batch = self.current = whole if shown else whole.masked()
+        self.batch = self.current = whole
 
     # ---- state -----------------------------------------------------------------------------------------
 

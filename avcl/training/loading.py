@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from avcl.errors import BadClip, UserError
 from avcl.scenario import augmenting
 from avcl.utils import distributed
+
+HIDDEN = ("label", "task")
+IDENTITY = 0x1D  # a stream of random numbers that nothing else draws from
 
 
 @dataclass
@@ -56,19 +60,24 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 @dataclass
 class Reader(Dataset):
-    """Reads items by (epoch, clip number), augmented if there is a ``seed``; a bad clip comes out as its error."""
+    """Reads items by (epoch, clip number), augmented if there is a ``seed``; a bad clip comes out as its error.
+
+    ``blind`` leaves out label and task.
+    """
 
     clips: Any
     seed: int | None
+    blind: bool = False
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, clip = key
         draw = contextlib.nullcontext() if self.seed is None else augmenting(self.seed, epoch)
         try:
             with draw:
-                return self.clips[clip]
+                item = self.clips[clip]
         except BadClip as bad:
             return bad
+        return {key: item[key] for key in item if key not in HIDDEN} if self.blind else item
 
 
 @dataclass
@@ -87,7 +96,8 @@ class Collate:
 class Loading:
     """Makes the loaders of training and evaluation.
 
-    ``seed`` of order and augmentation · ``workers``: processes that read clips, without influence on results.
+    ``seed`` of order and augmentation · ``workers``: processes that read clips, without influence on results ·
+    ``blind``: training items have neither label nor task.
     """
 
     batch_size: int
@@ -96,6 +106,7 @@ class Loading:
     seed: int
     drop_last: bool = True
     workers: int = 0
+    blind: bool = True
     pin_memory: bool = False
 
     def order(self, clips: int, task: int, start: int = 0) -> Batches:
@@ -121,19 +132,28 @@ class Loading:
 
     def train(self, data: Any, batches: Batches) -> DataLoader:
         """One loader for all epochs of a task, so that workers live as long as it lasts."""
-        return self._loader(data, self.seed, batches)
+        return self._loader(Reader(data, self.seed, self.blind), data.collate_fn, batches)
 
     def evaluate(self, data: Any) -> DataLoader:
         """Every clip once, in order, without augmentation; every process sees all, so that no gallery shrinks."""
         numbers = [(0, number) for number in range(len(data))]
         parts = range(0, len(numbers), self.eval_batch_size)
-        return self._loader(data, None, [numbers[start : start + self.eval_batch_size] for start in parts])
+        batches = [numbers[start : start + self.eval_batch_size] for start in parts]
+        return self._loader(Reader(data, None), data.collate_fn, batches)
 
-    def _loader(self, data: Any, seed: int | None, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
+    def identity(self, index: Tensor) -> Tensor:
+        """Opaque identities (B,) of clips, by a permutation of 64-bit numbers: scenarios count task after task."""
+        key = np.random.default_rng((self.seed, IDENTITY)).integers(2**64, dtype=np.uint64)
+        mixed = index.numpy().astype(np.uint64) + key
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # SplitMix64's finalizer
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        return torch.from_numpy((mixed ^ (mixed >> np.uint64(31))).view(np.int64))
+
+    def _loader(self, reader: Reader, collate: Any, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
         return DataLoader(
-            Reader(data, seed),
+            reader,
             batch_sampler=batches,
-            collate_fn=Collate(data.collate_fn),
+            collate_fn=Collate(collate),
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             # its own, so that making a loader never advances torch's global generator

@@ -1,4 +1,4 @@
-"""Calm: what was heard and seen long ago keeps the direction of its embeddings."""
+"""Calm: replay that keeps the direction of embeddings, and leaves their length free."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,29 @@ from avcl import Rehearsal, hookimpl
 
 @dataclass(kw_only=True)
 class Calm(Rehearsal):
-    """Replay, and a penalty on how far the embeddings of past clips have turned.
+    """Replay with an embedding drift penalty on directions, which are all that retrieval looks at.
 
-    Retrieval looks at directions only: their length is free. ``strength``: weight of the penalty.
+    Args:
+        weight: Weight of the penalty.
     """
 
     name = "calm"
 
-    strength: NonNegativeFloat = 1.0
+    weight: NonNegativeFloat = 1.0
 
     def remember(self, learner):
-        """Beside each current clip its embeddings, from before the step."""
-        output, fresh = learner.output, learner.num_current
-        return {"audio_was": output.audio[:fresh], "video_was": output.video[:fresh]}
+        """Store the current clips' embeddings, from before the step, beside them."""
+        output, current = learner.output, slice(learner.num_current)
+        return {"audio_embedding": output.audio[current], "video_embedding": output.video[current]}
 
     def penalty(self, learner):
-        """0 for past clips that point where they did, 2 strength for those turned by 90 degrees."""
+        """0 for replayed clips that point where they did, 2 weight for those turned by 90 degrees."""
         terms = super().penalty(learner)
         if self._past is not None:
-            output, was = learner.output, self._past.extra
-            audio = cosine_similarity(output.audio[learner.num_current :], was["audio_was"])
-            video = cosine_similarity(output.video[learner.num_current :], was["video_was"])
-            terms["turn"] = self.strength * (2 - audio - video).mean()
+            output, stored, rows = learner.output, self._past.extra, self._rows
+            audio = cosine_similarity(output.audio[rows], stored["audio_embedding"])
+            video = cosine_similarity(output.video[rows], stored["video_embedding"])
+            terms["turn"] = self.weight * (2 - audio - video).mean()
         return terms
 
 

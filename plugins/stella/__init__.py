@@ -69,7 +69,7 @@ from avcl.plugins.stella.ops.selection import (
     select_audio,
 )
 from avcl.strategy import Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 
 @dataclass(kw_only=True)
@@ -104,15 +104,15 @@ class Stella(Selective):
     heads: PositiveInt = 12
     official_pooling: bool = False
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Make the matching module, from the run's initial weights where they have one."""
         super().begin(learner)
         self.freqs = learner.backbone.grid.freqs
         self.matching = Matching(learner.backbone.dim, self.heads, self.official_pooling)
-        if given := learner.initial_state(self, "matching"):
+        if given := learner.initial_state(self.name, "matching"):
             load_state(self.matching, renamed(given), f"{self.name}: initial weights")
 
-    def prepare(self, learner: Learner) -> None:
+    def prepare(self, learner: LearnerView) -> None:
         """Score the current clips, draw stored ones, keep the chosen patches of both."""
         self._seed = int(torch.randint(2**63 - 1, (), generator=learner.generators["method"]))
         self._past = self.draw(learner)
@@ -120,15 +120,15 @@ class Stella(Selective):
         self._scores = self.score(learner, whole)
         self.put(learner, self.compose(whole, *self.budget(learner)))
 
-    def penalty(self, learner: Learner) -> dict[str, Tensor]:
+    def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """The matching module's loss, beside the drift of the replayed clips."""
         return super().penalty(learner) | {"matching": self.matching_weight * self._matching_loss}
 
-    def remember(self, learner: Learner) -> dict[str, Tensor]:
+    def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """The current clips' embeddings and scores, from before the step."""
         return super().remember(learner) | self._scores
 
-    def score(self, learner: Learner, clip: Clip) -> dict[str, Tensor]:
+    def score(self, learner: LearnerView, clip: Clip) -> dict[str, Tensor]:
         """Importance and correlation (B, L) and pooled queries (B, H, d) of whole current clips, by modality.
 
         The matching module's loss is computed on the way; no gradient of it reaches the backbone.
@@ -201,7 +201,7 @@ class Stella(Selective):
         self._logged["video_entropy"] = _entropy(video_importance.gather(1, video))
         return clip.take(video, audio)
 
-    def _match(self, learner: Learner, encoded: tuple[Tensor, Tensor], fused: tuple[Tensor, Tensor]) -> Tensor:
+    def _match(self, learner: LearnerView, encoded: tuple[Tensor, Tensor], fused: tuple[Tensor, Tensor]) -> Tensor:
         """Matching loss: cross-entropy of true against shuffled pairs; only the latter are fused anew."""
         (audio, video), (fused_audio, fused_video) = encoded, fused
         partner = partners(len(audio), learner.generators["method"]).to(audio.device)
@@ -216,7 +216,7 @@ class Stella(Selective):
         self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype))
 
-    def misfits(self, learner: Learner) -> Iterator[str]:
+    def misfits(self, learner: LearnerView) -> Iterator[str]:
         """Settings that do not fit the backbone, one line each."""
         dim, grid = learner.backbone.dim, learner.backbone.grid
         if dim % self.heads:

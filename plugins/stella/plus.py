@@ -32,7 +32,7 @@ from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
 from avcl.plugins.stella import Stella
 from avcl.strategy import Strategy
-from avcl.training.learner import Learner
+from avcl.training.view import LearnerView
 
 STORED = ("audio_embedding", "video_embedding", "audio_query", "video_query")
 
@@ -46,7 +46,7 @@ class StellaPlus(Stella):
 
     name = "stella-plus"
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self, learner: LearnerView) -> None:
         """Make room for K+ clips."""
         super().begin(learner)
         grid, colours = learner.backbone.grid, 3
@@ -58,7 +58,7 @@ class StellaPlus(Stella):
         self._chosen = self.select(clip, self._scores, audio_kept, video_kept)
         return self._chosen if self._past is None else self._chosen + self._past.clip
 
-    def observe(self, learner: Learner) -> None:
+    def observe(self, learner: LearnerView) -> None:
         """Offer the chosen patches to the memory, with embeddings and pooled queries."""
         beside = self.remember(learner)
         self.memory.add(self._chosen, **{key: beside[key] for key in STORED})

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,20 +24,16 @@ def avcl_command(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
 
 
-def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python code in a process of its own, after which the heavy modules that it imported are named on stderr."""
-    lines = [
-        "import atexit, sys",
-        f"atexit.register(lambda: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))",
-        code,
-    ]
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "_TYPER_FORCE_DISABLE_TERMINAL": "1", **environment},
-        timeout=120,
-    )
+def fresh(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which ends by naming on stderr the heavy modules that it imported."""
+    code = f"""if True:
+        import atexit, sys
+        atexit.register(lambda: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))
+        sys.argv = ["avcl", *{words!r}]
+        from avcl.cli.main import main
+        main()"""
+    environment = {**os.environ, "_TYPER_FORCE_DISABLE_TERMINAL": "1", "COLUMNS": "200", "NO_COLOR": "1", **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +46,7 @@ def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_help_and_version_import_nothing_heavy(words: list[str], said: str) -> None:
-    result = fresh(
-        f"sys.argv = ['avcl', *{words!r}]\nfrom avcl.cli.main import main\nmain()", COLUMNS="200", NO_COLOR="1"
-    )
+    result = fresh(*words)
     assert (result.returncode, result.stderr) == (0, "[]\n")
     assert said in result.stdout
 
@@ -64,22 +57,21 @@ def test_help_and_version_import_nothing_heavy(words: list[str], said: str) -> N
         ("avcl ", ["train", "pretrain", "init", "list", "show", "doctor", "data", "weights"]),
         ("avcl show m", ["mats", "memory", "metrics", "mir", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
-        ("avcl data check v", ["videos"]),
         ("avcl init v", ["videos"]),
     ],
 )
-def test_completion_imports_nothing_heavy(line: str, expected: list[str], tmp_path: Path) -> None:
-    (tmp_path / "runs.yaml").touch()
-    asked = {"_AVCL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    code = f"import os; os.chdir({str(tmp_path)!r})\nfrom avcl.cli.main import app\napp(prog_name='avcl')"
-    result = fresh(code, **asked)
+def test_completion_imports_nothing_heavy(
+    line: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs.yaml").touch()
+    result = fresh(_AVCL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
     assert (result.stdout.split(), result.stderr) == (expected, "[]\n")
 
 
 def test_a_mistake_in_a_file_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("a: b: c\n")
-    code = f"sys.argv = ['avcl', 'train', {str(tmp_path / 'run.yaml')!r}]\nfrom avcl.cli.main import main\nmain()"
-    result = fresh(code)
+    result = fresh("train", str(tmp_path / "run.yaml"))
     assert result.returncode == 2
     told = f"avcl: {tmp_path}/run.yaml:1:5: not valid YAML: mapping values are not allowed here"
     assert result.stderr.splitlines() == [told, "['yaml']"]
@@ -158,11 +150,7 @@ def test_pretrain_writes_safetensors_only(run: Recorded, config: str) -> None:
     ("error", "code", "told"),
     [
         (UserError("run.yaml: no such file"), 2, "avcl: run.yaml: no such file\n"),
-        (
-            SettingsError(["seed: -1 is wrong", "out: 3 is wrong"]),
-            2,
-            "avcl: seed: -1 is wrong\n      out: 3 is wrong\n",
-        ),
+        (SettingsError(["seed: wrong", "out: wrong"]), 2, "avcl: seed: wrong\n      out: wrong\n"),
         (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
         (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
     ],
@@ -194,11 +182,6 @@ def test_a_wrong_command_exits_with_two(words: list[str]) -> None:
     assert "Traceback" not in result.output
 
 
-def test_list_and_show_ask_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SimpleNamespace(asked=[])
-    monkeypatch.setattr("avcl.registry.registry", lambda: found)
-    monkeypatch.setattr("avcl.cli.plugins.show_all", lambda registry: registry.asked.append("all"))
-    monkeypatch.setattr("avcl.cli.plugins.show_one", lambda registry, name: registry.asked.append(name))
-    assert avcl_command("list").exit_code == 0
-    assert avcl_command("show", "er").exit_code == 0
-    assert found.asked == ["all", "er"]
+def test_list_and_show_print_what_is_installed() -> None:
+    assert "avcl.plugins.derpp" in avcl_command("list").stdout
+    assert avcl_command("show", "er").stdout.startswith("strategy er: avcl.plugins.er.ER, from avcl.plugins.er (avcl ")

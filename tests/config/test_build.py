@@ -145,9 +145,6 @@ def test_the_scenario_gives_the_backbone_its_shape() -> None:
     assert (backbone.frames, backbone.height, backbone.width) == (3, 48, 48)
     same = RAW | {"backbone": {"name": "net", "frames": 2, "height": 32}}
     assert config.components_of(same)["backbone"].height == 32
-
-
-def test_a_shape_that_contradicts_the_scenario_is_a_mistake() -> None:
     assert mistakes({"backbone": {"name": "net", "height": 64, "heads": 3}}) == [
         "backbone.height: invalid value 64: must be 32, as in the clips of 'drawn'; leave it out",
         "backbone.heads: 3 does not divide dim = 4",
@@ -207,14 +204,8 @@ def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
         ({"learner": {"betas": [0.9, 1]}}, "learner.betas.1: invalid value 1: must be less than 1"),
         ({"out": 3}, "out: invalid value 3: must be a path"),
         ({"scenario": {"name": "drawn", "root": "videos"}}, "scenario: videos holds no task"),
-        (
-            {"weights": "bundled"},
-            "weights: invalid value 'bundled': scenario 'drawn' brings none; must be null, or a file",
-        ),
-        (
-            {"device": "cuda:99"},
-            f"device: invalid value 'cuda:99': must be auto, cpu or one of {torch.cuda.device_count()} CUDA devices",
-        ),
+        ({"weights": "bundled"}, "weights: invalid value 'bundled': scenario 'drawn' brings none; must be null, or a"),
+        ({"device": "cuda:99"}, "device: invalid value 'cuda:99': must be auto, cpu or one of "),
         ({3: 4}, "3: unknown setting; allowed: backbone, device, learner, out, scenario, seed, strategy, weights"),
     ],
 )
@@ -238,18 +229,15 @@ def test_settings_spell_out_every_default_and_describe_the_same_run(tmp_path: Pa
     assert torch.equal(again["backbone"].layer.weight, config.components_of(raw)["backbone"].layer.weight)
 
 
-def test_weights_are_read(tmp_path: Path) -> None:
+def test_weights_are_a_file_or_lie_beside_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights" / "drawn.safetensors"
+    path.parent.mkdir()
     backbone = config.components_of(RAW | {"seed": 9})["backbone"]
-    save_weights(tmp_path / "w.safetensors", backbone)
-    weights = config.components_of(RAW | {"weights": str(tmp_path / "w.safetensors")})["weights"]
-    assert torch.equal(weights.states["backbone"]["layer.weight"], backbone.layer.weight)
-
-
-def test_bundled_weights_lie_beside_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "weights").mkdir()
-    save_weights(tmp_path / "weights" / "drawn.safetensors", config.components_of(RAW)["backbone"])
+    save_weights(path, backbone)
     monkeypatch.setattr("inspect.getfile", lambda cls: str(tmp_path / "scenario.py"))
-    assert config.components_of(RAW | {"weights": "bundled"})["weights"].name == "net"
+    for source in (str(path), "bundled"):
+        weights = config.components_of(RAW | {"weights": source})["weights"]
+        assert torch.equal(weights.states["backbone"]["layer.weight"], backbone.layer.weight)
 
 
 def test_plugins_that_cannot_be_looked_for_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

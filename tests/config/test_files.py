@@ -101,32 +101,23 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "expected"),
+    ("assignments", "expected"),
     [
-        ("seed=3", {"seed": 3}),
-        ("scenario.tasks=2", {"scenario": {"name": "synthetic", "tasks": 2}}),
-        ("backbone.size=tiny", {"backbone": {"name": "cav-mae", "size": "tiny"}}),
-        ("strategy=er", {"strategy": "er"}),
-        ("strategy.1.alpha=0.5", {"strategy": [{"name": "er"}, {"name": "derpp", "alpha": 0.5}]}),
-        ("strategy.0.memory.capacity=9", {"strategy": [{"name": "er", "memory": {"capacity": 9}}, "derpp"]}),
-        ("strategy=[er, finetune]", {"strategy": ["er", "finetune"]}),
-        ("learner.betas=[0.9, 0.95]", {"learner": {"betas": [0.9, 0.95]}}),
-        ("learner.lr=1e-4", {"learner": {"lr": 1e-4}}),
-        ("out=", {"out": None}),
-        ("out=a=b", {"out": "a=b"}),
+        (["seed=3"], {"seed": 3}),
+        (["scenario.tasks=2"], {"scenario": {"name": "synthetic", "tasks": 2}}),
+        (["backbone.size=tiny"], {"backbone": {"name": "cav-mae", "size": "tiny"}}),
+        (["strategy.1.alpha=0.5"], {"strategy": [{"name": "er"}, {"name": "derpp", "alpha": 0.5}]}),
+        (["strategy.0.memory.capacity=9"], {"strategy": [{"name": "er", "memory": {"capacity": 9}}, "derpp"]}),
+        (["strategy=[er, finetune]"], {"strategy": ["er", "finetune"]}),
+        (["strategy=er", "strategy.a=4", "strategy.a=6"], {"strategy": {"name": "er", "a": 6}}),
+        (["learner.betas=[0.9, 0.95]", "learner.lr=1e-4"], {"learner": {"betas": [0.9, 0.95], "lr": 1e-4}}),
+        (["out="], {"out": None}),
+        (["out=a=b"], {"out": "a=b"}),
     ],
 )
-def test_an_assignment_changes_one_setting(tmp_path: Path, assignment: str, expected: dict[str, Any]) -> None:
+def test_assignments_change_settings(tmp_path: Path, assignments: list[str], expected: dict[str, Any]) -> None:
     text = "scenario: {name: synthetic, tasks: 4}\nbackbone: cav-mae\nstrategy: [{name: er}, derpp]\n"
-    before = read(tmp_path, text)
-    assert read(tmp_path, text, assignment) == before | expected
-
-
-def test_assignments_follow_each_other(tmp_path: Path) -> None:
-    sets = ("strategy=er", "strategy.replay=4", "strategy.memory.capacity=5", "strategy.replay=6")
-    assert read(tmp_path, "strategy: derpp\n", *sets) == {
-        "strategy": {"name": "er", "replay": 6, "memory": {"capacity": 5}}
-    }
+    assert read(tmp_path, text, *assignments) == read(tmp_path, text) | expected
 
 
 @pytest.mark.parametrize(

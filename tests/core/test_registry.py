@@ -10,12 +10,14 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import avcl
-from avcl.errors import PluginError, UserError
-from avcl.registry import Registry
+from avcl.errors import BadClip, HiddenError, PluginError, StoppedError, UserError
+from avcl.registry import Registry, blamed
+from avcl.strategy import Strategy
 
 HERE = Path(__file__).parents[1]
 HEAD = """
@@ -37,79 +39,64 @@ def strategies():
     return [Good]
 """
 )
-
-
-class Plugins:
-    """Writes plugin modules that are found as entry points."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.points: list[EntryPoint] = []
-
-    def __call__(self, module: str, source: str) -> None:
-        (self.folder / f"{module}.py").write_text(source)
-        self.points.append(EntryPoint(name=module.removeprefix("plugin_"), value=module, group="avcl"))
-
-    def registry(self) -> Registry:
-        return Registry(self.points)
-
-    def error(self, source: str) -> str:
-        """What is wrong with a plugin of this source, next to a good one that keeps working."""
-        self("plugin_good", GOOD.format(name="good"))
-        self("plugin_bad", source)
-        registry = self.registry()
-        assert registry.find("strategies", "good").name == "good"
-        assert [plugin.module for plugin in registry.broken] == ["plugin_bad"]
-        told = registry.broken[0].error
-        assert told is not None
-        assert "\n" not in told
-        return told
+NOWHERE = "(of no distribution)"
 
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``plugins(one=source, ...)``: the registry of plugin modules ``plugin_one``, ...; a list may name one twice."""
     monkeypatch.syspath_prepend(tmp_path)
-    yield Plugins(tmp_path)
+
+    def make(*names: str, **sources: str) -> Registry:
+        for name, source in sources.items():
+            (tmp_path / f"plugin_{name}.py").write_text(source)
+        points = [EntryPoint(name, f"plugin_{name}", "avcl") for name in (*sources, *names)]
+        found = Registry(points)
+        monkeypatch.setattr("avcl.registry.registry", lambda: found)
+        return found
+
+    yield make
     for module in [name for name in sys.modules if name.startswith("plugin_")]:
         del sys.modules[module]
 
 
-def test_a_plugin_is_found_and_says_where_it_is_from(plugins: Plugins) -> None:
-    plugins("plugin_one", GOOD.format(name="one"))
-    registry = plugins.registry()
+def test_a_plugin_is_found_and_says_where_it_is_from(plugins) -> None:
+    registry = plugins(one=GOOD.format(name="one"))
     (plugin,) = registry.plugins
     assert (plugin.name, plugin.module, plugin.error, plugin.hooks) == ("one", "plugin_one", None, ("strategies",))
-    assert str(plugin) == "plugin_one (of no distribution)"
+    assert str(plugin) == f"plugin_one {NOWHERE}"
     cls = registry.find("strategies", "one")
     assert cls is sys.modules["plugin_one"].Good
     assert list(registry.offers("strategies")) == [(plugin, cls)]
-    assert list(registry.offers("scenarios")) == []
-    assert registry.broken == []
+    assert list(registry.offers("scenarios")) == registry.broken == []
 
 
-def test_an_unknown_name_suggests_the_nearest(plugins: Plugins) -> None:
-    for name in ("stella", "er", "derpp"):
-        plugins(f"plugin_{name}", GOOD.format(name=name))
-    registry = plugins.registry()
-    with pytest.raises(UserError, match=r"^unknown strategy 'stela'; did you mean 'stella'\?$"):
-        registry.find("strategies", "stela")
-    with pytest.raises(UserError, match=r"^unknown strategy 'xyz'; allowed: derpp, er, stella$"):
-        registry.find("strategies", "xyz")
-    with pytest.raises(UserError, match=r"^unknown scenario 'er'$"):
-        registry.find("scenarios", "er")
+def test_an_unknown_name_suggests_the_nearest(plugins) -> None:
+    registry = plugins(**{name: GOOD.format(name=name) for name in ("stella", "er", "derpp")})
+    for kind, name, told in (
+        ("strategies", "stela", "unknown strategy 'stela'; did you mean 'stella'?"),
+        ("strategies", "xyz", "unknown strategy 'xyz'; allowed: derpp, er, stella"),
+        ("scenarios", "er", "unknown scenario 'er'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            registry.find(kind, name)
+        assert str(caught.value) == told
 
 
-def test_an_unknown_name_tells_of_broken_plugins_in_the_same_line(plugins: Plugins) -> None:
-    plugins("plugin_er", GOOD.format(name="er"))
-    plugins("plugin_a", "import a_library_that_nobody_has\n")
-    plugins("plugin_b", "1 / 0\n")
+def test_an_unknown_name_tells_of_broken_plugins_in_the_same_line(plugins) -> None:
+    registry = plugins(er=GOOD.format(name="er"), a="import a_library_that_nobody_has\n", b="1 / 0\n")
     with pytest.raises(UserError) as caught:
-        plugins.registry().find("strategies", "err")
+        registry.find("strategies", "err")
     assert str(caught.value) == (
         "unknown strategy 'err'; did you mean 'er'?; broken plugins: "
-        "plugin_a (of no distribution): ModuleNotFoundError: No module named 'a_library_that_nobody_has'; "
-        "plugin_b (of no distribution): ZeroDivisionError: division by zero"
+        f"plugin_a {NOWHERE}: ModuleNotFoundError: No module named 'a_library_that_nobody_has'; "
+        f"plugin_b {NOWHERE}: ZeroDivisionError: division by zero"
     )
+
+
+def component(hook: str, cls: str, body: str, decorator: str = "@dataclass(kw_only=True)\n") -> str:
+    """A plugin that offers one class."""
+    return f"{HEAD}{decorator}class A({cls}):\n {body}\n@hookimpl\ndef {hook}(): return [A]"
 
 
 @pytest.mark.parametrize(
@@ -138,93 +125,187 @@ def test_an_unknown_name_tells_of_broken_plugins_in_the_same_line(plugins: Plugi
             "strategies() returned <class 'avcl.strategy.Strategy'>; a list of classes is needed",
         ),
         (HEAD + "@hookimpl\ndef strategies(): return [3]", "strategies() returned 3, which is not a subclass of"),
+        (HEAD + "@hookimpl\ndef strategies(): return [1 / 0]", "ZeroDivisionError: division by zero"),
         (
-            HEAD + "@dataclass(kw_only=True)\nclass A(Scenario): name = 'a'\n@hookimpl\ndef strategies(): return [A]",
+            component("strategies", "Scenario", "name = 'a'"),
             "strategies() returned A, which is not a subclass of avcl.Strategy",
         ),
+        (component("strategies", "Strategy", "pass"), 'strategies() returned A, which has no name; set name = "..."'),
         (
-            HEAD + "@dataclass(kw_only=True)\nclass A(Strategy): pass\n@hookimpl\ndef strategies(): return [A]",
-            'strategies() returned A, which has no name; set name = "..."',
-        ),
-        (
-            HEAD + "class A(Strategy):\n name = 'a'\n size: int = 3\n@hookimpl\ndef strategies(): return [A]",
+            component("strategies", "Strategy", "name = 'a'\n size: int = 3", decorator=""),
             "strategies() returned A, which is not decorated with @dataclass(kw_only=True)",
         ),
         (
-            HEAD
-            + "@dataclass\nclass A(Strategy):\n name = 'a'\n size: int = 3\n@hookimpl\ndef strategies(): return [A]",
+            component("strategies", "Strategy", "name = 'a'\n size: int = 3", decorator="@dataclass\n"),
             "strategies() returned A, which is not decorated with @dataclass(kw_only=True)",
         ),
         (
-            HEAD + "@dataclass(kw_only=True)\nclass A(Backbone): name = 'a'\n@hookimpl\ndef backbones(): return [A]",
+            component("backbones", "Backbone", "name = 'a'"),
             "backbones() returned A, a torch module that cannot be hashed; decorate it with "
             "@dataclass(kw_only=True, eq=False)",
         ),
         (
-            HEAD + "@dataclass(kw_only=True)\nclass A(Strategy):\n name = 'a'\n size: 'Cuont' = 3\n"
-            "@hookimpl\ndef strategies(): return [A]",
+            component("strategies", "Strategy", "name = 'a'\n size: 'Cuont' = 3"),
             "NameError: name 'Cuont' is not defined",
         ),
-        (HEAD + "@hookimpl\ndef strategies(): return [1 / 0]", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_broken_plugin_says_why_and_others_go_on(plugins: Plugins, source: str, error: str) -> None:
-    assert plugins.error(source).startswith(error)
+def test_a_broken_plugin_says_why_and_others_go_on(plugins, source: str, error: str) -> None:
+    registry = plugins(good=GOOD.format(name="good"), bad=source)
+    assert registry.find("strategies", "good").name == "good"
+    (broken,) = registry.broken
+    assert broken.module == "plugin_bad"
+    assert broken.error.startswith(error)
+    assert "\n" not in broken.error
 
 
-def test_the_traceback_of_a_broken_plugin_is_in_the_debug_log(
-    plugins: Plugins, caplog: pytest.LogCaptureFixture
-) -> None:
-    plugins("plugin_bad", "def load():\n    return 1 / 0\nload()\n")
+def test_the_traceback_of_a_broken_plugin_is_in_the_debug_log(plugins, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="avcl.registry"):
-        plugins.registry()
-    assert "plugin plugin_bad (of no distribution) is broken" in caplog.text
+        plugins(bad="def load():\n    return 1 / 0\nload()\n")
+    assert f"plugin plugin_bad {NOWHERE} is broken" in caplog.text
     assert "in load\n    return 1 / 0" in caplog.text
 
 
-def test_two_classes_of_one_name_name_both_modules_when_asked_for(plugins: Plugins) -> None:
-    plugins("plugin_one", GOOD.format(name="same"))
-    plugins("plugin_two", GOOD.format(name="same"))
-    plugins("plugin_three", GOOD.format(name="other"))
-    registry = plugins.registry()
+def test_two_classes_of_one_name_name_both_modules_when_asked_for(plugins) -> None:
+    registry = plugins(**{name: GOOD.format(name=same) for name, same in zip("abc", ("x", "x", "y"), strict=True)})
     assert registry.broken == []
-    assert registry.find("strategies", "other").name == "other"
-    told = (
-        "strategy 'same' is offered twice: by plugin_one (of no distribution) and by plugin_two (of no distribution); "
-        "uninstall one"
-    )
-    assert registry.conflict("strategies", "same") == told
-    assert registry.conflict("strategies", "other") is None
+    assert registry.find("strategies", "y").name == "y"
+    told = f"strategy 'x' is offered twice: by plugin_a {NOWHERE} and by plugin_b {NOWHERE}; uninstall one"
+    assert (registry.conflict("strategies", "x"), registry.conflict("strategies", "y")) == (told, None)
     with pytest.raises(PluginError) as caught:
-        registry.find("strategies", "same")
+        registry.find("strategies", "x")
     assert str(caught.value) == told
 
 
-def test_a_class_that_two_plugins_share_is_no_conflict(plugins: Plugins) -> None:
-    plugins("plugin_one", GOOD.format(name="same"))
-    plugins(
-        "plugin_two",
-        "from avcl import hookimpl\nfrom plugin_one import Good\n@hookimpl\ndef strategies(): return [Good]",
-    )
-    assert plugins.registry().find("strategies", "same") is sys.modules["plugin_one"].Good
+def test_a_class_that_two_plugins_share_is_no_conflict(plugins) -> None:
+    two = "from avcl import hookimpl\nfrom plugin_one import Good\n@hookimpl\ndef strategies(): return [Good]"
+    registry = plugins(one=GOOD.format(name="same"), two=two)
+    assert registry.find("strategies", "same") is sys.modules["plugin_one"].Good
 
 
-def test_one_module_counts_once(plugins: Plugins) -> None:
-    plugins("plugin_one", GOOD.format(name="one"))
-    plugins("plugin_one", GOOD.format(name="one"))
-    registry = plugins.registry()
+def test_one_module_counts_once(plugins) -> None:
+    registry = plugins("one", one=GOOD.format(name="one"))
     assert [plugin.error for plugin in registry.plugins] == [None, "plugin_one is an entry point twice"]
     assert registry.find("strategies", "one").name == "one"
 
 
-def test_metrics_and_loggers_are_asked_with_the_run(plugins: Plugins) -> None:
-    source = HEAD + "@hookimpl\ndef metrics(run): return [run.seed, '{0}']\n@hookimpl\ndef loggers(): return ['{0}']\n"
-    plugins("plugin_one", source.format("one"))
-    plugins("plugin_two", source.format("two"))
-    registry = plugins.registry()
-    run = SimpleNamespace(seed=7)
-    assert sorted(map(str, registry.metrics(run))) == ["7", "7", "one", "two"]  # type: ignore[arg-type]
-    assert sorted(map(str, registry.loggers(run))) == ["one", "two"]  # type: ignore[arg-type]
+# ---- what fails when it is called -----------------------------------------------------------------------
+
+MAKES = """
+from avcl import hookimpl
+from avcl.errors import UserError
+from avcl.compat import BaseLogger
+from avcl.metrics import LossTerms
+@hookimpl
+def metrics(run): return (LossTerms(every) for every in (run.seed, {metric}))
+@hookimpl
+def loggers(): return [BaseLogger() for _ in range({logger})]
+@hookimpl
+def doctor(): yield "what", "{doctor}" or 1 + ""
+"""
+RUN: Any = SimpleNamespace(seed=7)
+
+
+def test_every_plugin_is_asked_with_the_run(plugins) -> None:
+    registry = plugins(
+        one=MAKES.format(metric=1, logger=1, doctor="well"), two=MAKES.format(metric=2, logger=2, doctor="ill")
+    )
+    assert [metric.every for metric in registry.metrics(RUN)] == [7, 2, 7, 1]
+    assert len(registry.loggers(RUN)) == 3
+    assert registry.doctor() == [("what", "ill"), ("what", "well")]
+
+
+def test_a_hook_that_fails_is_named_with_its_plugin(plugins) -> None:
+    bad = MAKES.format(metric="1 / 0", logger="'two\\nlines'", doctor="")
+    registry = plugins(good=MAKES.format(metric=1, logger=1, doctor="well"), bad=bad)
+    with pytest.raises(PluginError) as caught:
+        registry.metrics(RUN)
+    assert str(caught.value) == f"plugin plugin_bad {NOWHERE} failed in metrics: ZeroDivisionError: division by zero"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(PluginError, match=r"failed in loggers: TypeError: 'str' object cannot be interpreted"):
+        registry.loggers(RUN)
+    (_, broken), well = registry.doctor()
+    assert broken.startswith(f"broken: plugin plugin_bad {NOWHERE} failed in doctor: TypeError: unsupported operand")
+    assert well == ("what", "well")
+
+
+def test_what_a_hook_makes_must_fit(plugins) -> None:
+    registry = plugins(bad=HEAD + "@hookimpl\ndef metrics(): return [3]\n@hookimpl\ndef loggers(): return 4\n")
+    with pytest.raises(PluginError, match=r"^plugin plugin_bad .*: metrics\(\) returned 3, which is no PluginMetric$"):
+        registry.metrics(RUN)
+    with pytest.raises(PluginError, match=r"failed in loggers: TypeError: 'int' object is not iterable$"):
+        registry.loggers(RUN)
+
+
+LASTING = """
+class Lasting(LossTerms):
+    def results(self): return {}
+class Whole(Lasting):
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("Lasting()", "has results but no state_dict, load_state_dict; resuming needs them"),
+        ("Whole(), Whole()", "has the name of another one: 'train/loss'; change its __str__"),
+    ],
+)
+def test_a_metric_that_lasts_has_a_state_and_a_name_of_its_own(plugins, made: str, told: str) -> None:
+    registry = plugins(
+        bad=f"{HEAD}from avcl.metrics import LossTerms{LASTING}@hookimpl\ndef metrics(): return [{made}]"
+    )
+    with pytest.raises(PluginError) as caught:
+        registry.metrics(RUN)
+    cls = made.partition("(")[0]
+    assert str(caught.value) == f"metric {cls!r} (of no distribution, module plugin_bad) {told}"
+
+
+class Own(Strategy):
+    """In no plugin: of somebody's script."""
+
+
+def test_a_verb_that_fails_is_named_with_its_origin(plugins) -> None:
+    registry = plugins(one=GOOD.format(name="one") + "\nclass Speed: pass\n")
+    one, here = registry.find("strategies", "one")(), f"class Own, module {__name__}"
+    cause = ValueError("two\nlines")
+    for component, named in (
+        (one, "strategy 'one' (of no distribution, module plugin_one)"),
+        (sys.modules["plugin_one"].Speed(), "object 'Speed' (of no distribution, module plugin_one)"),
+        (Own(), f"strategy 'Own' ({here})"),
+    ):
+        with pytest.raises(PluginError) as caught, blamed(component, "penalty"):
+            raise cause
+        assert str(caught.value) == f"{named} failed in penalty: ValueError: two lines"
+        assert caught.value.__cause__ is cause
+    with pytest.raises(PluginError, match=r"failed in prepare: HiddenError: hidden$"), blamed(one, "prepare"):
+        raise HiddenError("hidden")
+    with pytest.raises(PluginError, match=r"failed in prepare: AssertionError$"), blamed(one, "prepare"):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UserError("yours"), StoppedError("stopped"), BadClip("a.mp4", "silent"), KeyboardInterrupt(), SystemExit(3)],
+)
+def test_what_is_for_the_user_or_the_loop_is_nobodys_fault(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, blamed(Own(), "penalty"):
+        raise error
+    assert caught.value is error
+
+
+def test_nothing_is_looked_up_until_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up():
+        raise PluginError("nothing can be found")
+
+    monkeypatch.setattr("avcl.registry.registry", look_up)
+    with blamed(Own(), "penalty"):
+        pass
+    told = r"^strategy 'Own' \(class Own, module .*\) failed in penalty: KeyError: 1$"
+    with pytest.raises(PluginError, match=told), blamed(Own(), "penalty"):
+        raise KeyError(1)
 
 
 # ---- packages that are really installed -----------------------------------------------------------------
@@ -243,14 +324,35 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def command(*words: str, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    unwanted = ("PYTHONPATH", "AVCL_DEBUG", "FORCE_COLOR")
-    environment = {key: value for key, value in os.environ.items() if key not in unwanted}
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=environment, cwd=cwd, timeout=240
-    )
+@pytest.fixture
+def command(installed: Path, tmp_path: Path):
+    """``command(*words)``: Python beside those packages, in an empty folder."""
+
+    def command(*words: str, path: Path | None = installed) -> subprocess.CompletedProcess[str]:
+        unwanted = ("PYTHONPATH", "AVCL_DEBUG", "FORCE_COLOR")
+        environment = {key: value for key, value in os.environ.items() if key not in unwanted}
+        if path is not None:
+            environment["PYTHONPATH"] = str(path)
+        options: Any = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path, "timeout": 240}
+        return subprocess.run([sys.executable, *words], **options)
+
+    return command
+
+
+@pytest.fixture
+def train(command, tmp_path: Path):
+    """``train(strategy, *options)``: one task of a few clips."""
+
+    def train(strategy: str, *options: str, path: Path, before: tuple[str, ...] = ()):
+        (tmp_path / "run.yaml").write_text(
+            "scenario: {name: synthetic, tasks: 1, classes: 2, train_clips: 2, eval_clips: 1}\n"
+            "backbone: {name: cav-mae, size: tiny}\n"
+            f"strategy: {strategy}\n"
+            "learner: {batch_size: 4, epochs: 1}\n"
+        )
+        return command("-m", "avcl", *before, "train", "run.yaml", "--device", "cpu", *options, path=path)
+
+    return train
 
 
 def test_a_third_party_package_is_found_beside_a_broken_one(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,47 +377,54 @@ def test_a_third_party_package_is_found_beside_a_broken_one(installed: Path, mon
     )
 
 
-def test_the_list_shows_what_is_broken_and_ends_well(installed: Path, tmp_path: Path) -> None:
-    result = command("-m", "avcl", "list", path=installed, cwd=tmp_path)
+def test_the_list_shows_what_is_broken_and_ends_well(command) -> None:
+    result = command("-m", "avcl", "list")
     assert (result.returncode, result.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "strategy half The first ``share`` of every batch. avcl_half avcl-half 2.1" in lines
     assert "strategy half The other half. avcl_twin avcl-broken 0.3" in lines
-    assert any(
-        line.startswith("strategy 'half' is offered twice: by avcl_half (avcl-half 2.1) and by") for line in lines
-    )
-    assert (
-        "avcl_broken_missing avcl-broken 0.3 ModuleNotFoundError: No module named 'a_library_that_nobody_has'" in lines
-    )
+    told = "strategy 'half' is offered twice: by avcl_half (avcl-half 2.1) and by"
+    assert any(line.startswith(told) for line in lines)
+    missing = "ModuleNotFoundError: No module named 'a_library_that_nobody_has'"
+    assert f"avcl_broken_missing avcl-broken 0.3 {missing}" in lines
     assert "\x1b" not in result.stdout
     assert "…" not in result.stdout
 
 
-def test_training_with_a_third_party_strategy_survives_broken_plugins(installed: Path, tmp_path: Path) -> None:
+def test_training_with_a_third_party_strategy_survives_broken_plugins(installed: Path, tmp_path: Path, train) -> None:
     site = shutil.copytree(installed, tmp_path / "site")
     (site / "avcl_twin.py").write_text("raise RuntimeError('not even this one')\n")
-    (tmp_path / "run.yaml").write_text(
-        "scenario: {name: synthetic, tasks: 1, classes: 2, train_clips: 2, eval_clips: 1}\n"
-        "backbone: {name: cav-mae, size: tiny}\n"
-        "strategy: {name: half, share: 0.5}\n"
-        "learner: {batch_size: 4, epochs: 1}\n"
-    )
-    result = command("-m", "avcl", "train", "run.yaml", "--dry-run", "--device", "cpu", path=site, cwd=tmp_path)
+    result = train("{name: half, share: 0.5}", "--dry-run", path=site)
     assert (result.returncode, result.stderr) == (0, "")
     assert "strategy:\n  name: half\n  share: 0.5\n" in result.stdout
     assert "\n# steps: " in result.stdout
+
+
+def test_a_plugin_that_fails_in_a_run_ends_it_in_one_line(installed: Path, train) -> None:
+    result = train("finetune", "--set", "seed=13", path=installed)
+    assert (result.returncode, result.stdout) == (2, "")
+    told = "plugin avcl_broken_late (avcl-broken 0.3) failed in metrics: ZeroDivisionError: division by zero"
+    assert result.stderr == f"avcl: {told}\n"
+
+
+def test_debug_shows_where_a_plugin_failed(installed: Path, train) -> None:
+    result = train("late", "--dry-run", path=installed, before=("--debug",))
+    assert result.returncode == 1
+    told = "strategy 'late' (avcl-broken 0.3, module avcl_broken_late) failed in penalty: AttributeError: "
+    assert told in result.stderr
+    assert 'in penalty\n    return {"extra": self.never_made}' in result.stderr
 
 
 # ---- the trap: a clone that hides the installed package -------------------------------------------------
 
 
 @pytest.mark.parametrize("editable", [True, False], ids=["editable", "not editable"])
-def test_a_clone_that_hides_the_plugins_says_so_in_one_line(tmp_path: Path, editable: bool) -> None:
+def test_a_clone_that_hides_the_plugins_says_so_in_one_line(command, tmp_path: Path, editable: bool) -> None:
     shutil.copytree(Path(avcl.__file__).parent, tmp_path / "avcl", ignore=shutil.ignore_patterns("__pycache__"))
     # an editable install finds avcl.plugins wherever it was made from; without it there is none beside ./avcl
     forget = "" if editable else "sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in str(f)]; "
     start = f"import sys; {forget}sys.argv = ['avcl', 'list']; from avcl.cli.main import main; main()"
-    result = command("-c", start, cwd=tmp_path)
+    result = command("-c", start, path=None)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         f"avcl: avcl in {tmp_path / 'avcl'} has no plugins: started here, this folder hides the installed avcl; "

@@ -148,15 +148,15 @@ def test_lists_to_pre_train_on_add_what_is_neither_trained_nor_evaluated_on_once
 
 def test_unused_classes_are_in_no_task_and_the_authors_set_is_larger(sounds):
     settings = {"root": str(sounds), "order": ["people"], "train_per_class": 1, **SMALL}
-    tasks = {entry.keys[0] for part in read_categories("continual_vs").tasks.values() for entry in part}
+    categories = read_categories("continual_vs").tasks
+    tasks = {entry.keys[0] for part in categories.values() for entry in part.classes}
     unused, clips = classes(ContinualVS(**settings, pretraining="unused"), sounds)
     assert unused.isdisjoint(tasks)
-    others = read_categories("continual_vs").others
-    assert len(unused) == len(others["sports"]) + len(others["people"])
+    assert len(unused) == sum(len(categories[task].gallery_classes) for task in ("sports", "people"))
     assert clips == 3 * len(unused)
     leaky, more = classes(ContinualVS(**settings, pretraining="authors"), sounds)
     assert leaky > unused
-    both = [entry for task in ("people", "sports") for entry in read_categories("continual_vs").tasks[task]]
+    both = [entry for task in ("people", "sports") for entry in categories[task].classes]
     assert leaky - unused == {entry.keys[0] for entry in both}
     assert more == clips + (2 + 3) * 20  # of people, all but the one clip of a class that is trained on; all of sports
 

@@ -27,7 +27,8 @@ def vggsound(root, good, tasks, train=2, test=1, others=False, distinct=False):
     """``vggsound.csv`` and ``video/<id>_<seconds>.mp4``, with so many clips of every class of ``tasks``."""
     categories, numbers, lines = read_categories("continual_vs"), count(), []
     for task in tasks:
-        for entry in categories.tasks[task] + (categories.others[task] if others else ()):
+        listed = categories.tasks[task]
+        for entry in listed.classes + (listed.gallery_classes if others else []):
             for split, times in (("train", train), ("test", test)):
                 for number in (next(numbers) for _ in range(times)):
                     video = f"-vid_{number:06d}"
@@ -48,13 +49,12 @@ def audioset(root, good, tasks, train=2, test=1, distinct=False):
     """Segment lists, label file and ``<list>/<id>_<ms>_<ms>.mp4``; every clip also has a label of no task."""
     categories, numbers = read_categories("continual_as"), count()
     root.mkdir(parents=True, exist_ok=True)
-    every = [entry for part in (categories.tasks, categories.others) for group in part.values() for entry in group]
-    rows = "".join(f'{place},{entry.mid},"{entry.name}"\n' for place, entry in enumerate(every))
+    rows = "".join(f'{place},{entry.mid},"{entry.name}"\n' for place, (_, entry) in enumerate(categories.classes()))
     (root / "class_labels_indices.csv").write_text(f'index,mid,display_name\n0,/m/09x0r,"Speech"\n{rows}')
     for name, times in (("unbalanced_train_segments", train), ("eval_segments", test)):
         lines = [HEADER]
         for task in tasks:
-            for entry in categories.tasks[task]:
+            for entry in categories.tasks[task].classes:
                 for number in (next(numbers) for _ in range(times)):
                     video = f"Y-{number:08d}"
                     lines.append(f'{video}, 30.000, 40.000, "/m/09x0r,{entry.mid}"\n')

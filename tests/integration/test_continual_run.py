@@ -64,9 +64,9 @@ def segments(tmp_path_factory, good):
     deaf = sorted((root / "unbalanced_train_segments").iterdir())[30]
     write_clip(deaf, seconds=2, audio=None)
     path, categories = root / "unbalanced_train_segments.csv", read_categories("continual_as").tasks
-    one, other = (categories[task][0].mid for task in ("nature", "home"))
+    one, other = (categories[task].classes[0].mid for task in ("nature", "home"))
     path.write_text(path.read_text().replace(f'"/m/09x0r,{one}"', f'"{one},{other}"'))
-    sizes = [len(categories[task]) for task in tasks]
+    sizes = [len(categories[task].classes) for task in tasks]
     assert sizes == [9, 14, 18]
     faults, absent = {deaf.stem.removesuffix("_40000"): "no audio stream"}, {"missing": 0, "left out": 1}
     return describe(root, tasks, [8, 14, 17], sizes, faults, absent, name="continual-as")

@@ -152,7 +152,7 @@ def clone(tmp_path):
     """What git has, without what was built."""
     clone = tmp_path / "clone"
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "weights")
-    for folder in ("avcl", "plugins", "scenarios", "_build"):
+    for folder in ("avcl", "plugins", "scenarios", "examples", "_build"):
         shutil.copytree(ROOT / folder, clone / folder, ignore=ignore)
     for file in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md"):
         shutil.copy(ROOT / file, clone)

@@ -67,7 +67,7 @@ def test_S5_the_usual_loss_while_it_warms_up(make_learner):
 
     def keep(learner):
         loss = strategy._loss
-        means.append(float(loss[loss <= loss.mean() + loss.std(correction=0)].mean()))
+        means.append(float(loss[loss <= loss.mean() + loss.std()].mean()))
         assert strategy.loss_mean == pytest.approx(sum(means) / (len(means) + 1))
 
     run(make_learner, strategy, 8, keep)
@@ -86,8 +86,12 @@ def test_outliers_do_not_move_it():
     strategy.loss_mean, strategy.batches = 0.0, 50
     strategy.follow(torch.tensor([1.0, 2.0, 3.0, 100.0]))
     assert strategy.loss_mean == pytest.approx(2.0)
-    strategy.follow(torch.tensor([7.0]))  # one clip has no std_margin
+    strategy.follow(torch.tensor([7.0]))  # one clip has no deviation
     assert strategy.loss_mean == pytest.approx(7.0)
+    strategy = esmer(std_margin=1.5, loss_ema_decay=0.0)
+    strategy.batches = 50
+    strategy.follow(torch.tensor([0.0, 0.0, 0.0, 10.0]))  # 2.5 + 1.5 x 5 = 10, against 2.5 + 1.5 x 4.33 = 9
+    assert strategy.loss_mean == pytest.approx(2.5)
 
 
 def test_S6_what_is_rejected_is_never_stored_and_does_not_count(make_learner):

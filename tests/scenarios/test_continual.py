@@ -54,18 +54,18 @@ def per_task(scenario, split):
 
 def test_the_class_lists_are_the_papers():
     sight = read_categories("continual_vs")
-    assert [len(classes) for classes in sight.tasks.values()] == [20] * 8
-    assert sum(map(len, sight.others.values())) == 149
-    assert sight.orders["shuffled"] == SHUFFLED
+    assert [len(task.classes) for task in sight.tasks.values()] == [20] * 8
+    assert sum(len(task.gallery_classes) for task in sight.tasks.values()) == 149
+    assert tuple(sight.orders["shuffled"]) == SHUFFLED
     sound = read_categories("continual_as")
-    assert [len(sound.tasks[name]) for name in sound.orders["main"]] == SIZES
-    assert sound.orders["main"] == ("human", "vehicle", "nature", "animal", "others", "home", "music")
+    assert [len(sound.tasks[name].classes) for name in sound.orders["main"]] == SIZES
+    assert sound.orders["main"] == ["human", "vehicle", "nature", "animal", "others", "home", "music"]
 
 
 @pytest.mark.parametrize("name", ["continual_vs", "continual_as"])
 def test_a_class_has_one_task(name):
     categories = read_categories(name)
-    named = [entry.name for part in (categories.tasks, categories.others) for group in part.values() for entry in group]
+    named = [entry.name for _, entry in categories.classes()]
     assert len(named) == len(set(named))
     assert {frozenset(order) for order in categories.orders.values()} == {frozenset(categories.tasks)}
 
@@ -74,24 +74,24 @@ def test_a_class_has_one_task(name):
     ("tree", "told"),
     [
         ({"tasks": {"a": ["x"], "b": ["X"]}}, "tasks.b: class 'X' is already in tasks.a"),
-        ({"tasks": {"a": []}}, "tasks.a: has no classes"),
+        ({"tasks": {"a": []}}, "tasks.a.classes: invalid value []: must not be empty"),
         ({"tasks": {"a": "x"}}, "tasks.a: invalid value 'x': must be a list of classes"),
-        ({"tasks": {"a": [3]}}, "tasks.a: class 0: invalid value 3: must be a name, or {name, mid}"),
+        ({"tasks": {"a": [3]}}, "tasks.a.classes.0: invalid value 3: must be a name, or {name, mid}"),
         ({"tasks": {"a": {"class": ["x"]}}}, "tasks.a.class: unknown key; did you mean 'classes'?"),
         ({"tasks": {"birds": ["x"]}, "orders": {"o": ["bird"]}}, "orders.o: 'bird' is no task; did you mean 'birds'?"),
         ({"tasks": {"a": ["x"]}, "orders": {"o": ["a", "a"]}}, "orders.o: 'a' is given 2 times"),
         ({"complete": "no"}, "complete: invalid value 'no': must be true or false"),
-        ({"tasks": {1: ["x"]}}, "tasks: invalid value 1: must be a name, in quotes"),
-        ({"tasks": {True: ["x"]}}, "tasks: invalid value True: must be a name, in quotes"),
-        ({"tasks": {None: ["x"]}}, "tasks: invalid value None: must be a name, in quotes"),
-        ({"tasks": {"a": ["x"]}, "orders": {1: ["a"]}}, "orders: invalid value 1: must be a name, in quotes"),
-        ({"tasks": {"2": ["x"]}, "orders": {"o": [2]}}, "orders.o: invalid value 2: must be a name, in quotes"),
+        ({"tasks": {1: ["x"]}}, "tasks.1: invalid value 1: must be text, in quotes"),
+        ({"tasks": {True: ["x"]}}, "tasks.1: invalid value True: must be text, in quotes"),
+        ({"tasks": {None: ["x"]}}, "tasks.None: invalid value None: must be text, in quotes"),
+        ({"tasks": {"a": ["x"]}, "orders": {1: ["a"]}}, "orders.1: invalid value 1: must be text, in quotes"),
+        ({"tasks": {"2": ["x"]}, "orders": {"o": [2]}}, "orders.o.0: invalid value 2: must be text, in quotes"),
         (
             {"tasks": {"a": [{"name": "x", "mid": 5}]}},
-            "tasks.a: class 0, mid: invalid value 5: must be text, in quotes",
+            "tasks.a.classes.0.mid: invalid value 5: must be text, in quotes",
         ),
         ({"task": {}}, "task: unknown key; did you mean 'tasks'?"),
-        ({}, "tasks: must be a mapping of task names to lists of classes"),
+        ({}, "tasks: required, but not given"),
     ],
 )
 def test_mistakes_of_a_split_file_are_named(tmp_path, tree, told):

@@ -290,7 +290,6 @@ def step(threads: int, clips: int = 2) -> str:
     from avcl.backbones.cavmae import CavMae
     from avcl.clip import Clip
     from avcl.memory import Memory
-    from avcl.training.learner import Learner
 
     learner = Learner(backbone=CavMae(), strategy=stella.Stella(memory=Memory(capacity=8)), batch_size=clips)
     spent = [0.0]

@@ -1,7 +1,6 @@
 """``avcl data prepare`` and ``merge``: what a store reads is what the files read, and it is whole or refused."""
 
 import json
-import logging
 import os
 import shutil
 
@@ -13,13 +12,11 @@ from helpers.miniature import of_videos as scenario
 from typer.testing import CliRunner
 
 from avcl.cli.main import app
-from avcl.data.store.compatible import grid_rate, is_multiple, wider
 from avcl.data.store.format import Store
 from avcl.data.store.prepare import merge_parts, pre_decode
 from avcl.data.store.write import keep, shard_path
 from avcl.errors import BadClip, SettingsError, UserError
 from avcl.scenario import augmenting
-from avcl.utils.console import shown, spell
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def lossless(root, tmp_path_factory):
     told = list(pre_decode(scenario(root), folder, codec="png", per_shard=3))
     assert told[-1].startswith(f"{folder}: complete, 16 clips, 0.")
     assert sorted(told[1:-1]) == [
-        f"1 of 16 clips cannot be decoded: {why}" for why in ("silent", "no audio stream", "truncated")
+        f"1 of 16 clips cannot be decoded: {why}" for why in ("no audio stream", "silent", "truncated")
     ]
     return folder
 
@@ -122,17 +119,6 @@ def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
         list(pre_decode(scenario(root, store=str(lossless)), "anywhere"))
 
 
-def test_the_rate_that_a_store_needs():
-    assert grid_rate(10.0, 4.0, 4) == 8  # as published
-    assert grid_rate(10.0, 4.0, 1) == 8
-    assert grid_rate(10.0, 1.0, 3) == 24
-    assert grid_rate(10.0, 1.0, 10) == 40
-    assert grid_rate(10.0, 10.0, 10) == 1  # there is one window
-    assert grid_rate(10.0, 10.0, 4) == 0.4
-    assert is_multiple(3.33333, grid_rate(3.0, 3.0, 10))
-    assert [is_multiple(rate, 8) for rate in (8, 16, 8 + 1e-9, 1, 4, 12, 25)] == [True] * 3 + [False] * 4
-
-
 def test_frames_off_the_usual_grid_read_alike_at_the_rate_that_is_named(root, tmp_path):
     list(pre_decode(scenario(root, frames=3, order=["birds"]), tmp_path / "store", codec="png", rate=24))
     files = scenario(root, frames=3, order=["birds"])
@@ -143,28 +129,6 @@ def test_frames_off_the_usual_grid_read_alike_at_the_rate_that_is_named(root, tm
             assert (
                 item == other[name] if isinstance(item, tuple) else torch.equal(item["frames"], other[name]["frames"])
             )
-
-
-def test_what_a_store_was_prepared_without_is_named():
-    def told(had, wanted):
-        return [line.removeprefix("store: was prepared with ") for line in wider(had, wanted)]
-
-    for name, least, more in (
-        ("gallery", "task classes", "all"),
-        ("pretraining", None, "unused"),
-        ("pretraining", "unused", "authors"),
-        ("train_per_class", 1, 2),
-        ("eval_per_class", 5, None),
-    ):
-        said = f"{name} = {least or 'null'}; {more or 'null'} is asked for: prepare again with it"
-        assert told({name: least}, {name: more}) == [said]
-        assert told({name: more}, {name: least}) == told({name: more}, {name: more}) == told({}, {name: more}) == []
-    assert told({"order": ["a", "b"]}, {"order": ["b"]}) == []
-    assert told({"order": ["a"]}, {"order": ["b", "a"]}) == ["order = [a]; [b] is asked for: prepare again with it"]
-    assert told({"train_per_class": 2}, {"train_per_class": 1, "pretraining": "authors"}) == [
-        "train_per_class = 2; 1 is asked for: prepare again with it"
-    ]
-    assert told({"split": "/there/a.yaml"}, {"split": "/here/a.yaml"}) == []
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "5", "null", '{"form": {"height": 3}, "shards": [], "per_shard": 1}'])
@@ -267,19 +231,6 @@ def test_a_damaged_shard_is_found(root, lossless, tmp_path):
     truncate(shard_path(tmp_path / "copy", 0), 0.7)
     with pytest.raises(UserError, match="cannot be read"):
         list(merge_parts([tmp_path / "copy"], tmp_path / "copy"))
-
-
-def test_without_a_terminal_ten_lines_say_how_far_it_is(caplog, monkeypatch):
-    with caplog.at_level(logging.INFO, "avcl"):
-        assert list(shown(iter(range(95)), 95, "counting")) == list(range(95))
-        assert not caplog.messages  # what is over at once is not told
-        monkeypatch.setattr("avcl.utils.console.PAUSE", 0.0)
-        assert list(shown(iter(range(95)), 95, "counting")) == list(range(95))
-        assert list(shown(iter(()), 0, "counting")) == []
-    assert len(caplog.messages) == 10
-    assert caplog.messages[0] == "counting: 10 of 95, 0 s left"
-    assert caplog.messages[-1] == "counting: 95 of 95, 0 s left"
-    assert [spell(seconds) for seconds in (40, 720, 12_000)] == ["40 s", "12 min", "3 h 20 min"]
 
 
 def test_the_commands(root, tmp_path):
