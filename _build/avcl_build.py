@@ -50,7 +50,7 @@ def mode(name: str) -> str:
     """A switch of the build."""
     value = os.environ.get(name, "auto")
     if value not in MODES:
-        raise SystemExit(f"avcl: {name}: {value!r} is not known; allowed: {', '.join(MODES)}")
+        raise SystemExit(f"avcl: {name}: invalid value {value!r}: must be one of {', '.join(MODES)}")
     return value
 
 

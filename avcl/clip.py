@@ -36,6 +36,10 @@ class Grid(NamedTuple):
     times: int
     freqs: int
 
+    def shape(self, patch: int) -> Shape:
+        """What clips look like whose patches of ``patch`` x ``patch`` fill the grid."""
+        return Shape(self.frames, *(n * patch for n in self[1:]))
+
     @property
     def video(self) -> int:
         """Number of video patches of a whole clip."""

@@ -32,22 +32,22 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
-    """Classes that say how not to forget."""
+    """Strategy classes: methods of continual pre-training."""
 
 
 @hookspec
 def scenarios() -> Iterable[type[Scenario]]:  # type: ignore[empty-body]
-    """Classes that make a stream of tasks."""
+    """Scenario classes: streams of tasks."""
 
 
 @hookspec
 def backbones() -> Iterable[type[Backbone]]:  # type: ignore[empty-body]
-    """Classes that turn clips into loss terms and embeddings."""
+    """Backbone classes: from clips to loss terms and embeddings."""
 
 
 @hookspec
 def metrics(run: Run) -> Iterable[PluginMetric]:  # type: ignore[empty-body]
-    """Avalanche metrics for this run."""
+    """Avalanche metrics for this run; one with ``results()`` has ``state_dict`` and ``load_state_dict``, too."""
 
 
 @hookspec

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, default_collate
@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, default_collate
 from avcl.clip import Shape
 from avcl.compat import AvalancheDataset, CLScenario, benchmark_from_datasets
 from avcl.errors import BadClip
+from avcl.registry import blamed
 from avcl.settings import Component
 
 Split = Literal["train", "eval"]
@@ -97,4 +98,18 @@ class Scenario(Component):
 
 def as_avalanche(clips: Dataset) -> AvalancheDataset:
     """The dataset as Avalanche's streams want it: no targets, no task labels, no transform groups."""
-    return AvalancheDataset([clips], collate_fn=default_collate)
+    return AvalancheDataset([_Named(clips)], collate_fn=default_collate)
+
+
+class _Named(Dataset):
+    """A data set whose errors name it, and the plugin that it is from."""
+
+    def __init__(self, clips: Any):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, number: int) -> Any:
+        with blamed(self.clips, "__getitem__"):
+            return self.clips[number]

@@ -3,9 +3,8 @@
 python examples/compare.py --seeds 0 1 2
 python examples/compare.py --methods er derpp stella --set learner.epochs=1 --out runs/quick --latex
 
-Each run folder is OUT/METHOD-SEED, as `avcl train` would leave it. What is finished there is not run again, what was
-stopped is resumed. Of the file's strategy section each method takes the settings that it has, so that
-all have the same memory; the rest of the file is the same for all.
+Each run folder is OUT/METHOD-SEED, as `avcl train --strategy METHOD` would leave it. What is finished there is not run
+again, what was stopped is resumed. Each method has its own settings of the file and the replay buffer that all share.
 """
 
 import argparse
@@ -17,9 +16,7 @@ from avcl.config.build import components_of
 from avcl.config.files import read_config
 from avcl.errors import StoppedError, UserError
 from avcl.experiment.run import Run
-from avcl.registry import registry
 from avcl.report.tables import compare, comparison_csv, comparison_latex, comparison_table
-from avcl.settings import fields
 from avcl.utils.console import write
 
 BASELINES = ["finetune", "er", "mir", "derpp", "gmed", "cls-er", "lump", "esmer"]
@@ -39,14 +36,6 @@ def options(words=None):
     return parser, parser.parse_args(words)
 
 
-def plan(base, method, seed, out):
-    """The settings of one run."""
-    section = base.get("strategy")
-    known = fields(registry().find("strategies", method))
-    shared = {key: value for key, value in section.items() if key in known} if isinstance(section, dict) else {}
-    return {**base, "strategy": {"name": method, **shared}, "seed": seed, "out": str(out / f"{method}-{seed}")}
-
-
 def results(run):
     """What is in the run's folder when it is finished; trains what is left of it before."""
     manifest = run.folder / "run.json"
@@ -63,10 +52,11 @@ def results(run):
 def main(words=None):
     parser, chosen = options(words)
     try:
-        base = read_config(chosen.config, chosen.set)
-        plans = {method: [plan(base, method, seed, chosen.out) for seed in chosen.seeds] for method in chosen.methods}
-        for raw in (base, *(raws[0] for raws in plans.values())):
-            components_of(raw)  # a mistake is told before anything starts
+        plans = {method: [] for method in chosen.methods}
+        for method, raws in plans.items():
+            raw = read_config(chosen.config, chosen.set, method)
+            raws += [{**raw, "seed": seed, "out": str(chosen.out / f"{method}-{seed}")} for seed in chosen.seeds]
+            components_of(raws[0])  # configuration errors come before anything starts
         rows = compare({method: [results(Run.from_config(raw)) for raw in raws] for method, raws in plans.items()})
     except (UserError, StoppedError) as error:
         parser.exit(2, f"compare.py: {error}\n")

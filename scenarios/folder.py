@@ -40,7 +40,7 @@ class Folder(FileScenario):
 
     Args:
         root: Folder of task folders.
-        order: Task folders in the order of the stream, all or some; default: all, ``task2`` before ``task10``.
+        order: Task folders in the order of the stream, all or some; default: all, task2 before task10.
         eval_share: Share of each class's clips held out for evaluation, at least one, chosen by a hash of their names.
     """
 

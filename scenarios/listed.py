@@ -44,17 +44,17 @@ class Listed(FileScenario):
 
     Args:
         root: Folder below which all files lie, however deep.
-        split: YAML file of tasks and their classes, or a bundled one: ``continual_vs``, ``continual_as``.
-        train: List of the training clips, below ``root``; with a train/test column it may also be ``eval``.
-        eval: List of the evaluation clips, below ``root``.
-        labels: A ``class_labels_indices.csv`` below ``root``; tells a class of no task from one that does not exist.
-        order: ``main``, ``shuffled``, another order of the YAML file, or a list of tasks, all or some.
+        split: YAML file of tasks and their classes, or a bundled one: continual_vs, continual_as.
+        train: List of the training clips, below root; with a train/test column it may also be eval.
+        eval: List of the evaluation clips, below root.
+        labels: A class_labels_indices.csv below root; tells a class of no task from one that does not exist.
+        order: Order of the stream: main, shuffled, another one of the YAML file, or a list of tasks, all or some.
         train_per_class: Training clips of a class at most, the first ones that are found (paper: 400 for VGGSound).
         eval_per_class: Evaluation clips of a class at most, the first ones that are found (paper: 5).
         gallery: Retrieve among the clips of the task's classes, or of all classes of its category.
-        pretraining: Clips to pre-train on: ``unused`` for those of classes of no task, ``authors`` for all that
+        pretraining: Clips to pre-train on: unused for those of classes of no task, authors for all that
             the tasks do not train on (the STELLA authors' larger set).
-        pretraining_lists: More lists to pre-train on, of clips that are in neither ``train`` nor ``eval``.
+        pretraining_lists: More lists to pre-train on, of clips that are in neither train nor eval.
     """
 
     name: ClassVar[str] = "listed"

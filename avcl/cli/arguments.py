@@ -33,6 +33,16 @@ Sets = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in learner.lr=1e-4.", show_default=False),
 ]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        metavar="NAME",
+        autocompletion=_components,
+        help="Another method than the file's, with its own settings: those that the file has for it, else defaults.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)]
 Name = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from avcl.cli.arguments import Bundled, Config, Device, Name, Sets
+from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets
 from avcl.cli.data import data_app
 from avcl.cli.weights import WeightsFile, weights_app
 from avcl.errors import StoppedError, UserError
@@ -71,6 +72,7 @@ def options(
 @app.command()
 def train(
     config: Config,
+    strategy: Method = "",
     sets: Sets = [],  # noqa: B006
     out: Annotated[str, typer.Option(help="Run folder (default: runs/STRATEGY-SCENARIO).", show_default=False)] = "",
     device: Device = "",
@@ -82,13 +84,20 @@ def train(
     """Train over a stream of tasks and evaluate after each task."""
     from avcl.config.files import dump_config, read_config
 
-    raw = _overridden(read_config(config, sets), out=out, device=device)
+    raw = _overridden(read_config(config, sets, strategy), out=out, device=device)
 
+    from avcl.config.build import method_settings
     from avcl.experiment.run import Run
     from avcl.report.tables import matrix_table
     from avcl.utils.console import write
 
-    run = Run.from_config(raw)
+    try:
+        run = Run.from_config(raw)
+    except UserError:
+        if dry_run:  # often it is the data that is missing: what does not depend on it
+            with contextlib.suppress(UserError):
+                write(dump_config(method_settings(raw)))
+        raise
     if dry_run:
         write(dump_config(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
         return
@@ -104,6 +113,7 @@ def train(
 def pretrain(
     config: Config,
     out: WeightsFile,
+    strategy: Method = "",
     sets: Sets = [],  # noqa: B006
     device: Device = "",
     frozen: Annotated[
@@ -113,7 +123,7 @@ def pretrain(
     """Pre-train on the scenario's pre-training clips and write initial weights for `avcl train`."""
     from avcl.config.files import read_config
 
-    raw = _overridden(read_config(config, sets), device=device)
+    raw = _overridden(read_config(config, sets, strategy), device=device)
 
     from avcl.experiment import pretraining
     from avcl.experiment.run import Run
@@ -132,7 +142,7 @@ def init(
     from avcl.utils.console import write
 
     if list_:
-        write(*(f"{name:<18}{path.read_text().partition(chr(10))[0][2:]}" for name, path in bundled_files().items()))
+        write(*(f"{name:<23}{path.read_text().partition(chr(10))[0][2:]}" for name, path in bundled_files().items()))
     else:
         write(f"{copy_file(name, out or Path(f'{name}.yaml'))} is written; edit it, then `avcl train` it")
 

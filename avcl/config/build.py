@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeInt
 
+from avcl.config.files import merged
 from avcl.errors import SettingsError, UserError
 from avcl.registry import registry
 from avcl.settings import Component, build, fields, plain, validate
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
     from avcl.backbones.weights import Weights
     from avcl.scenario import Scenario
+    from avcl.strategy import Strategy
+
+log = logging.getLogger(__name__)
 
 
 def _known_device(value: str) -> str:
@@ -41,6 +46,8 @@ class Sections(Component):
         scenario: Stream of tasks.
         backbone: Audio-video model; the scenario gives it the shape of the clips.
         strategy: Continual-learning method, or a list of methods that run together.
+        shared: Settings of the replay buffer for every method that has one: memory, replay, contrastive_scope.
+        methods: Settings of each method by its name, used where strategy names it and does not say otherwise.
         learner: Settings of the training loop; see `avcl show learner`.
     """
 
@@ -51,6 +58,8 @@ class Sections(Component):
     scenario: Annotated[Any, "name | mapping"] = "synthetic"
     backbone: Annotated[Any, "name | mapping"] = "cav-mae"
     strategy: Annotated[Any, "name | mapping | list"] = "finetune"
+    shared: Annotated[Any, "mapping"] = field(default_factory=dict)
+    methods: Annotated[Any, "mapping"] = field(default_factory=dict)
     learner: Annotated[Any, "mapping"] = field(default_factory=dict)
 
 
@@ -59,8 +68,6 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
 
     ``settings`` among them is ``raw`` with every default spelled out: it describes the same run.
     """
-    from avcl.training.learner import OBJECTS, Learner
-
     registry()  # where it cannot look at all, that is the one thing to say
     raw = {key: value for key, value in raw.items() if value is not None}
     wrong: list[str] = []
@@ -69,7 +76,7 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         with _collect(wrong):
             given |= validate(Sections, {key: value})
     top = Sections(**given)
-    made: dict[str, Any] = {"seed": top.seed, "strategies": []}
+    made: dict[str, Any] = {"seed": top.seed}
     with _collect(wrong, "device"):
         made["device"] = _device(top.device)
     with _collect(wrong, "scenario"):
@@ -79,11 +86,10 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         made["backbone"] = _backbone(cls, values, made.get("scenario"), top.seed)
     with _collect(wrong, "weights"):
         made["weights"] = _weights(top.weights, made.get("scenario"))
-    for where, section in _places("strategy", top.strategy):
-        with _collect(wrong, where):
-            made["strategies"].append(build(*_named("strategies", section, where), where))
-    with _collect(wrong, "learner"):
-        made["learner"] = validate(Learner, _mapping(top.learner, "learner"), "learner", without=OBJECTS)
+    made["strategies"] = _strategies(top, wrong)
+    made["learner"] = _learner(top, wrong)
+    if made["learner"].get("precision") == "fp16" and made.get("device") == "cpu":
+        log.warning("learner.precision: fp16 on a CPU, which may have to emulate it: slow; fp32 is another setting")
     if wrong:
         raise SettingsError(wrong)
     names = "+".join(part.name for part in made["strategies"])
@@ -96,12 +102,19 @@ def scenario_of(raw: Mapping[str, Any]) -> Scenario:
     return build(*_named("scenarios", raw.get("scenario", Sections.scenario), "scenario"), "scenario")
 
 
+def method_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved sections ``strategy`` and ``learner`` of a run, whose data need not be there; SettingsError."""
+    wrong: list[str] = []
+    given = {key: raw[key] for key in ("strategy", "shared", "methods", "learner") if raw.get(key) is not None}
+    top = Sections(**given)
+    made = {"strategies": _strategies(top, wrong), "learner": _learner(top, wrong)}
+    if wrong:
+        raise SettingsError(wrong)
+    return _method(made)
+
+
 def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of the run, defaults too, as plain values."""
-    from avcl.training.learner import settings_of_learner
-
-    strategies = [_section(part) for part in made["strategies"]]
-    defaults = {key: setting.default for key, setting in settings_of_learner().items()}
     return {
         "seed": top.seed,
         "device": top.device,
@@ -109,6 +122,17 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "weights": top.weights,
         "scenario": _section(made["scenario"]),
         "backbone": _section(made["backbone"]),
+        **_method(made),
+    }
+
+
+def _method(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run without its data."""
+    from avcl.training.learner import settings_of_learner
+
+    strategies = [_section(part) for part in made["strategies"]]
+    defaults = {key: setting.default for key, setting in settings_of_learner().items()}
+    return {
         "strategy": strategies[0] if len(strategies) == 1 else strategies,
         "learner": plain(defaults | made["learner"]),
     }
@@ -142,10 +166,54 @@ def _places(where: str, section: Any) -> list[tuple[str, Any]]:
     return [(f"{where}.{place}", part) for place, part in enumerate(section)]
 
 
+def _learner(top: Sections, wrong: list[str]) -> dict[str, Any]:
+    """The settings of the learner that are given."""
+    from avcl.training.learner import OBJECTS, Learner
+
+    with _collect(wrong, "learner"):
+        return validate(Learner, _mapping(top.learner, "learner"), "learner", without=OBJECTS)
+    return {}
+
+
+def _strategies(top: Sections, wrong: list[str]) -> list[Strategy]:
+    """The strategies with their settings: their own section's, else the file's by name, else those that all share."""
+    shared, methods = _declared(top, wrong)
+    made: list[Strategy] = []
+    for where, section in _places("strategy", top.strategy):
+        with _collect(wrong, where):
+            name = section if isinstance(section, str) else _mapping(section, where, "a name or ").get("name")
+            entry = methods.get(name, {}) if isinstance(name, str) else {}
+            if "name" in entry:
+                section = {**({} if isinstance(section, str) else section), "name": entry["name"]}
+            cls, given = _named("strategies", section, where)
+            common = {key: value for key, value in shared.items() if key in fields(cls)}
+            own = {key: value for key, value in entry.items() if key != "name"}
+            made.append(build(cls, merged(merged(common, own), given), where))
+    return made
+
+
+def _declared(top: Sections, wrong: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """``shared`` and ``methods`` as far as they are right, whichever of them this run uses."""
+    from avcl.strategy import Rehearsal
+
+    shared: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    with _collect(wrong, "shared"):
+        validate(Rehearsal, _mapping(top.shared, "shared"), "shared")
+        shared = dict(top.shared)
+    with _collect(wrong, "methods"):
+        for name, entry in _mapping(top.methods, "methods").items():
+            with _collect(wrong, f"methods.{name}"):
+                section = {"name": name, **_mapping(entry or {}, f"methods.{name}")}
+                validate(*_named("strategies", section, f"methods.{name}"), f"methods.{name}")
+                methods[name] = dict(entry or {})
+    return shared, methods
+
+
 def _named(kind: str, section: Any, where: str) -> tuple[type[Any], dict[str, Any]]:
     """The class that a section names, and the settings that it gives."""
     values = {"name": section} if isinstance(section, str) else _mapping(section, where, "a name or ")
-    name = values.pop("name", getattr(Sections, where.partition(".")[0]))
+    name = values.pop("name") if "name" in values else getattr(Sections, where.partition(".")[0])
     if not isinstance(name, str):
         raise SettingsError([f"{where}.name: invalid value {name!r}: must be a name that `avcl list` shows"])
     return registry().find(kind, name), values

@@ -18,25 +18,39 @@ def bundled_files() -> dict[str, Path]:
 
 def find_file(name: str | Path) -> Path:
     """The file of that name, else NAME.yaml in this folder, else the bundled run file; UserError suggests one."""
-    path, bundled = Path(name), bundled_files()
-    for choice in (path, Path(f"{name}.yaml"), bundled.get(str(name))):
+    path = Path(name)
+    found = _first(str(name), path, Path(f"{name}.yaml"))
+    if found is not path:
+        log.info("run file %s", found)
+    return found
+
+
+def find_base(name: str, of: Path) -> Path:
+    """The run file on which the file ``of`` is based: another one in its folder, else a bundled one."""
+    beside = of.parent / name, of.parent / f"{name}.yaml"
+    return _first(name, *(path for path in beside if path.resolve() != of.resolve()))
+
+
+def _first(name: str, *files: Path) -> Path:
+    """The first of ``files`` that is there, else the bundled one, in whose name - is as good as _."""
+    bundled = bundled_files()
+    for choice in (*files, bundled.get(name.replace("-", "_"))):
         if choice is not None and choice.exists() and not choice.is_dir():
-            if choice is not path:
-                log.info("run file %s", choice)
             return choice
-    raise UserError(f"{name}: no such file, nor a bundled run file{nearest(path.stem, bundled)}")
+    raise UserError(f"{name}: no such file, nor a bundled run file{nearest(Path(name).stem, bundled)}")
 
 
 def copy_file(name: str, out: Path) -> Path:
     """``out``, into which the bundled run file was copied; UserError where it exists, or nothing has that name."""
     bundled = bundled_files()
-    if name not in bundled:
+    source = bundled.get(name.replace("-", "_"))
+    if source is None:
         raise UserError(f"unknown run file {name!r}{nearest(name, bundled)}")
     try:
         with claim(out) as file:
             if file is None:
                 raise UserError(f"{out}: exists already; give another file with --out")
-            file.write(bundled[name].read_bytes())
+            file.write(source.read_bytes())
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     return out

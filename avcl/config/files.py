@@ -1,4 +1,4 @@
-"""Nested settings from a YAML file and ``--set``, and back to text; every error names file, line and column."""
+"""Nested settings from YAML files and ``--set``, and back to text; every error names file, line and column."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from typing import Any
 
 import yaml
 
+from avcl.config.bundled import find_base
 from avcl.errors import UserError
 
 
-def read_config(path: str | Path | None = None, sets: Iterable[str] = ()) -> dict[str, Any]:
-    """The nested settings of a YAML file, changed by assignments such as ``strategy.memory.capacity=100``."""
+def read_config(path: str | Path | None = None, sets: Iterable[str] = (), strategy: str = "") -> dict[str, Any]:
+    """The nested settings of a YAML file, changed by assignments such as ``strategy.memory.capacity=100``.
+
+    A file that names a ``base``, one beside it or a bundled run file, says what differs from that. ``strategy`` puts
+    another method in place of the file's, as ``with_strategy`` does, before anything is assigned.
+    """
     tree = {} if path is None else _read(Path(path))
+    if strategy:
+        from avcl.config.methods import with_strategy
+
+        tree = with_strategy(tree, strategy)
     for assignment in sets:
         tree = _assign(tree, assignment)
     return tree
@@ -23,6 +32,18 @@ def read_config(path: str | Path | None = None, sets: Iterable[str] = ()) -> dic
 def dump_config(settings: Mapping[str, Any]) -> str:
     """Nested settings as YAML text, which ``read_config`` reads back as they are."""
     return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` changed by ``over``, setting by setting; a section with the name of another component replaces it."""
+    tree = dict(base)
+    for key, value in over.items():
+        below = {"name": tree[key]} if isinstance(tree.get(key), str) else tree.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            same = value.get("name", below.get("name")) == below.get("name")
+            value = merged(below, value) if same else value
+        tree[key] = value
+    return tree
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,7 +79,7 @@ for _kind, _pattern in _PLAIN.items():
         _side.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         tree = _parse(path.read_text(encoding="utf-8"), lambda line, column: f"{path}:{line}:{column}")
     except FileNotFoundError:
@@ -69,7 +90,18 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: invalid value {tree!r}: must be a mapping of settings")
-    return tree
+    if "base" not in tree:
+        return tree
+    base, chain = tree.pop("base"), (*above, path.resolve())
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: invalid value {base!r}: must be the name of a run file")
+    try:
+        found = find_base(base, path)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from None
+    if found.resolve() in chain:
+        raise UserError(f"{path}: base: {base} is based on this file; a base must not lead back")
+    return merged(_read(found, chain), tree)
 
 
 def _parse(text: str, place: Callable[[int, int], str]) -> Any:

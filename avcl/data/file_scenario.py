@@ -140,7 +140,7 @@ class FileScenario(Scenario):
     def fingerprint(self) -> str:
         """SHA-256 of the clips that are there, good or bad: split, task, name and content of each."""
         listed = self._listed()
-        digests = in_threads(lambda clip: clip.source.digest(), listed, "taking the data's fingerprint")
+        digests = in_threads(lambda clip: clip.source.digest(), listed, "hashing files")
         return fingerprint_of(
             (clip.split, clip.task, clip.source.name, text) for clip, text in zip(listed, digests, strict=True)
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from avcl.errors import UserError
 from avcl.utils.atomic import replacing
 
 
@@ -18,5 +20,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What ``save`` wrote; tensors, numbers and containers only, nothing is executed."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """What ``save`` wrote; tensors, numbers and containers only, nothing is executed. UserError if it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged ({why}); start again with another --out") from None

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avcl.compat import BaseLogger, MetricValue, TensorboardLogger
 from avcl.hookspecs import hookimpl
+from avcl.report.tables import progress_lines
 from avcl.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -21,19 +22,13 @@ if TYPE_CHECKING:
 class Bar(BaseLogger):
     """A progress bar over the whole stream with the time left; a line per epoch where there is no terminal.
 
-    ``clips``: how many each task trains on · ``tasks``: their names in order · ``measure``: whose average
-    and forgetting is shown after every evaluation.
+    After every evaluation a line for each direction of retrieval. ``clips``: how many each task trains on ·
+    ``tasks``: their names in order.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[int],
-        tasks: Sequence[str],
-        measure: str = "a2v/R@10",
-        console: Console | None = None,
-    ):
+    def __init__(self, clips: Sequence[int], tasks: Sequence[str], console: Console | None = None):
         super().__init__()
-        self.clips, self.tasks, self.measure = clips, tasks, measure
+        self.clips, self.tasks = clips, tasks
         self.console = console or Console(stderr=True)
         self.values: dict[str, Any] = {}
         self.bar = Progress(
@@ -68,19 +63,14 @@ class Bar(BaseLogger):
             self.console.print(self._where(strategy), soft_wrap=True)
 
     def after_eval(self, strategy: Learner, metric_values: list[MetricValue]) -> None:
-        """A line with average and forgetting, over the bar or without one."""
-        said = [f"{name} {self.values[tag]:.1f}" for name in ("average", "forgetting") if (tag := self._tag(name))]
-        if said and strategy.tasks_done:
-            task = self.tasks[strategy.tasks_done - 1]
-            self.console.print(f"after {task}: {self.measure} {', '.join(said)}", soft_wrap=True)
+        """What was found, beside gallery and chance, over the bar or without one."""
+        for metric in strategy.evaluator.metrics if strategy.tasks_done else ():
+            for line in progress_lines(metric.results().get("measures", {}) if hasattr(metric, "results") else {}):
+                self.console.print(f"after {self.tasks[strategy.tasks_done - 1]}: {line}", soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         self.bar.stop()
-
-    def _tag(self, name: str) -> str | None:
-        tag = f"eval/{self.measure}/{name}"
-        return tag if tag in self.values else None
 
     def _where(self, learner: Learner) -> str:
         number = learner.tasks_done

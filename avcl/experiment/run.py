@@ -33,7 +33,7 @@ SAVE_EVERY = 600.0
 class Run:
     """One experiment: a scenario, a backbone, one or several strategies, and a run folder.
 
-    ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins) · TensorBoard events ·
+    ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins, resumes) · TensorBoard events ·
     ``results.json`` (the task matrix of every metric) and ``checkpoint.pt`` (the whole state), both written
     after every task · ``weights.safetensors`` · ``README.md``.
 
@@ -96,19 +96,20 @@ class Run:
     def train(self, resume: bool = False) -> dict[str, Any]:
         """Train over the stream, evaluate on all tasks after each, write everything down, return the results.
 
-        ``resume`` continues from the run folder's checkpoint. A folder that holds a run is never overwritten:
-        UserError. A signal to stop is heard between two batches, and ends in StoppedError.
+        ``resume`` continues from the run folder's checkpoint; settings that may change the result must be what they
+        were. A folder that holds a run or any other file is never overwritten. Otherwise: UserError. A signal to
+        stop is heard between two batches, and ends in StoppedError.
         """
-        self.folder.claim(resume)
+        manifest = self.folder.claim(self._manifest(), resume)
         state = checkpoint.load(self.folder.checkpoint) if resume else None
         if state is not None:
             self.resumed_at = state["clock"]["train_iterations"]
+        self.folder.write("run.json", manifest)  # before all else: it makes the folder the run's own
         with self._logging() as evaluator, Stopping() as stopping:
             learner = self.learner(evaluator=evaluator)
             if state is not None:
                 self._restore(learner, state)
             learner.between_batches = self._save_now_and_then(stopping)
-            self.folder.write("run.json", self._manifest(learner))
             for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
                 learner.eval(self.benchmark.eval_stream)
@@ -191,15 +192,15 @@ class Run:
         for metric in _lasting(learner):
             metric.load_state_dict(state["metrics"][str(metric)])
 
-    def _manifest(self, learner: Learner) -> dict[str, Any]:
+    def _manifest(self) -> dict[str, Any]:
         return {
             "settings": self.settings,
             "seed": self.seed,
-            "device": str(learner.device),
+            "device": str(torch.device(self.device)),
             "processes": distributed.world_size(),
             "needs_boundaries": any(part.needs_boundaries for part in self.strategies),
             "joint": self.joint,
-            "parameters": sum(p.numel() for p in learner.model.parameters()),
+            "parameters": sum(p.numel() for p in self.backbone.parameters()),
             "clips": [len(experience.dataset) for experience in self.benchmark.train_stream],
             "data": self.scenario.fingerprint,
             "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},

@@ -1,24 +1,19 @@
-"""A run folder: claimed once, and every file in it whole or not there."""
+"""A run folder: claimed once, written into by its own run alone, every file in it whole or not there."""
 
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from avcl.errors import UserError
+from avcl.experiment.manifest import read_manifest, resumed, started
 from avcl.utils import atomic, distributed
-
-DISTRIBUTIONS = ("avcl", "torch", "torchaudio", "torchvision", "avalanche-lib", "timm", "av", "numpy")
 
 
 class RunFolder:
-    """Where a run keeps what it found."""
+    """Where a run keeps what it found; ``run.json`` tells that a folder is a run's."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -43,45 +38,43 @@ class RunFolder:
         """Whether the run in it came to its end: the model card is what it writes last."""
         return (self / "README.md").exists()
 
-    def claim(self, resume: bool) -> None:
-        """Make the folder; UserError when it holds a run already, or nothing to resume."""
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What ``run.json`` says of the run; UserError where it is damaged."""
+        return read_manifest(self / "run.json")
+
+    def claim(self, manifest: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+        """Make the folder for the run that ``manifest`` describes; returns what ``run.json`` shall say.
+
+        UserError where the folder holds other files, or a run already, or what was to be resumed is not
+        there or ran with other settings. Nothing in it is changed.
+        """
+        files = self._files()
+        if files and "run.json" not in files:
+            shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+            raise UserError(f"{self}: holds other files than a run's ({shown}); choose an empty folder with --out")
+        then = self.manifest if files else {}
         if resume and not self.checkpoint.exists():
             raise UserError(f"{self}: nothing to resume: it holds no {self.checkpoint.name}; leave out --resume")
-        if not resume and any((self / name).exists() for name in ("results.json", self.checkpoint.name)):
+        if not resume and {"results.json", self.checkpoint.name} & set(files):
             raise UserError(f"{self}: holds a run already; continue it with --resume, or choose another --out")
+        content = resumed(then, manifest, self / "run.json") if resume else {**manifest, **started()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self}: cannot be made ({error.strerror}); choose another folder with --out") from None
+        return content
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write JSON on rank zero. ``run.json`` also says how the run was started, and with what."""
+        """Write JSON on rank zero."""
         if distributed.rank() == 0:
-            atomic.write_json(self / name, {**content, **_started()} if name == "run.json" else content)
+            atomic.write_json(self / name, content)
 
-
-def _started() -> dict[str, Any]:
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in DISTRIBUTIONS},
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of avcl's own source, ``+changes`` if it was edited since; None outside of a clone."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    def _files(self) -> list[str]:
+        """What is in the folder; what a killed process had not finished writing counts for nothing."""
+        try:
+            return sorted(path.name for path in self.path.iterdir() if path.suffix != ".writing")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"{self}: cannot be read ({error.strerror}); choose another folder with --out") from None

@@ -1,4 +1,4 @@
-"""One score for a stream: average accuracy and forgetting of a task matrix.
+"""One score for a stream: average accuracy, learning accuracy and forgetting of a task matrix.
 
 A matrix holds, for every evaluation t (after task t), the score of every task i: ``scores[t][i]``.
 """
@@ -7,12 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Matrix = Sequence[Sequence[float]]
+Matrix = Sequence[Sequence[float]] | np.ndarray
 
 
 def average(scores: Matrix) -> float:
     """Mean score over the tasks seen so far, A_t = 1/t sum_{i <= t} a_{t,i} (Lopez-Paz and Ranzato, 2017)."""
     return float(np.mean(scores[-1][: len(scores)]))
+
+
+def learning_accuracy(scores: Matrix) -> float:
+    """Mean score of each task right after it was learned, 1/t sum_{i <= t} a_{i,i} (Riemer et al., 2019).
+
+    Read it beside forgetting (arXiv 1810.11910): who learns little has little to forget.
+    """
+    return float(np.mean(np.diagonal(scores)))
 
 
 def forgetting(scores: Matrix) -> float | None:
@@ -32,3 +40,14 @@ def forgetting_with_last(scores: Matrix) -> float | None:
     if len(table) < 2:
         return None
     return float((table[:-1].max(0) - table[-1])[: len(table)].sum() / (len(table) - 1))
+
+
+def summaries(scores: Matrix, higher_is_better: bool = True) -> dict[str, float | None]:
+    """All of them by name. Where lower is better, as of ranks, forgetting is the rise: more is always worse."""
+    drops = scores if higher_is_better else -np.asarray(scores, dtype=float)
+    return {
+        "average": average(scores),
+        "learning_accuracy": learning_accuracy(scores),
+        "forgetting": forgetting(drops),
+        "forgetting_with_last": forgetting_with_last(drops),
+    }

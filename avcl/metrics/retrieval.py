@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from avcl.compat import MetricValue, PluginMetric
-from avcl.metrics.continual import average, forgetting, forgetting_with_last
+from avcl.metrics.chance import median_rank_chance, recall_chance
+from avcl.metrics.continual import Matrix, summaries
 from avcl.training.learner import Learner
 
-SUMMARIES = {"average": average, "forgetting": forgetting, "forgetting_with_last": forgetting_with_last}
+MEDIAN = "median_rank"
 
 
 def recall_at(similarity: Tensor, ks: Sequence[int]) -> Tensor:
@@ -22,28 +23,48 @@ def recall_at(similarity: Tensor, ks: Sequence[int]) -> Tensor:
     ``similarity (Q, G)``: query q belongs to item q. Among items of equal similarity the order is random:
     the expected hit is returned, so that a collapsed embedding is at chance.
     """
-    own = similarity.diagonal()[:, None]
-    nearer = (similarity > own).sum(1, keepdim=True)
-    equal = (similarity == own).sum(1, keepdim=True)
+    nearer, equal = _places(similarity)
     return 100 * ((torch.tensor(ks, device=similarity.device) - nearer) / equal).clamp(0, 1)
 
 
+def expected_rank(similarity: Tensor) -> Tensor:
+    """Rank of each query's own item, (Q,), counted from 1; items of equal similarity share their mean rank."""
+    nearer, equal = _places(similarity)
+    return (nearer + (equal + 1) / 2)[:, 0]
+
+
+def _places(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """How many items are nearer than a query's own, and how many equally near with itself, (Q, 1) each.
+
+    A query or an item that is not a number is never a hit.
+    """
+    own = similarity.diagonal()[:, None]
+    nearer = (~(similarity <= own)).sum(1, keepdim=True)
+    return nearer, (similarity == own).sum(1, keepdim=True).clamp(min=1)
+
+
 class Retrieval(PluginMetric[dict[str, Any]]):
-    """Recall at 1, 5 and 10 of every task's clips in the gallery of all tasks, audio to video and back.
+    """Recall at 1, 5 and 10 and median rank of every task's clips in the gallery of all tasks, both ways.
 
     Cosine similarity of unmasked embeddings; "mean" is the mean of the three recalls. After every
-    evaluation of the whole stream: tags ``eval/<a2v|v2a>/<R@k>/<task>``, ``.../average``,
-    ``.../forgetting`` (Chaudhry's), ``.../forgetting_with_last`` (the STELLA authors'). ``history`` is the
-    task matrix: a row for each evaluation. ``joint``: all tasks were trained on at once, so that the average
-    is over all of them from the first evaluation on, and nothing is forgotten.
+    evaluation of the whole stream: tags ``eval/<a2v|v2a>/<R@k|R@mean|median_rank>/<task>``, ``.../average``,
+    ``.../learning_accuracy``, ``.../forgetting`` (Chaudhry's), ``.../forgetting_with_last`` (the STELLA authors'),
+    ``.../chance``, and ``eval/gallery``. ``history`` is the task matrix: a row for each evaluation. ``joint``: all
+    tasks were trained on at once, so that the average is over all of them from the first evaluation on, and
+    nothing is forgotten.
     """
 
     def __init__(self, tasks: Sequence[str] | None = None, ks: Sequence[int] = (1, 5, 10), joint: bool = False):
         super().__init__()
         self.tasks, self.ks, self.joint = tasks, tuple(ks), joint
         self.history: dict[str, list[list[float]]] = {}
-        self.gallery = 0
+        self.queries: list[int] = []
         self.reset()
+
+    @property
+    def gallery(self) -> int:
+        """Clips among which is retrieved: every one is a query, too."""
+        return sum(self.queries)
 
     def before_eval(self, strategy: Learner) -> None:
         """A new gallery."""
@@ -59,29 +80,29 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         if not self._parts:
             return []
         values = self.result()
+        shown: dict[str, float] = {"eval/gallery": self.gallery}
         for key, row in values.items():
-            self.history.setdefault(key, []).append(row)
-        step = strategy.clock.train_iterations
-        shown = {f"eval/{key}/{self._name(i)}": x for key, row in values.items() for i, x in enumerate(row)}
-        for key in values:
-            for name in SUMMARIES:
-                value = self._summary(name, self.history[key])
-                if value is not None:
-                    shown[f"eval/{key}/{name}"] = value
-        return [MetricValue(self, name, value, step) for name, value in shown.items()]
+            rows = self.history.setdefault(key, [])
+            rows.append(row)
+            shown |= {f"eval/{key}/{self._name(i)}": x for i, x in enumerate(row)}
+            last = {**self._summaries(key, rows), "chance": self._chance(key)["chance"]}
+            shown |= {f"eval/{key}/{name}": value for name, value in last.items() if value is not None}
+        return [MetricValue(self, name, value, strategy.clock.train_iterations) for name, value in shown.items()]
 
     def result(self) -> dict[str, list[float]]:
-        """Percent by measure (``a2v/R@1``, ...), one value for each task, over the clips kept so far."""
+        """Value by measure (``a2v/R@1``, ... in percent), one for each task, over the clips kept so far."""
         task = torch.cat([torch.full((len(a),), number) for number, a, _ in self._parts])
         audio, video = torch.cat([a for _, a, _ in self._parts]), torch.cat([v for _, _, v in self._parts])
-        self.gallery = len(task)
+        groups = [task == number for number in task.unique()]
+        self.queries = [int(group.sum()) for group in groups]
         table = {}
         for name, similarity in (("a2v", audio @ video.T), ("v2a", video @ audio.T)):
-            hits = recall_at(similarity, self.ks)
-            rows = torch.stack([hits[task == number].double().mean(0) for number in task.unique()])
+            hits, rank = recall_at(similarity, self.ks), expected_rank(similarity).double()
+            rows = torch.stack([hits[group].double().mean(0) for group in groups])
             for column, k in enumerate(self.ks):
                 table[f"{name}/R@{k}"] = rows[:, column].tolist()
             table[f"{name}/R@mean"] = rows.mean(1).tolist()
+            table[f"{name}/{MEDIAN}"] = [float(rank[group].quantile(0.5)) for group in groups]
         return table
 
     def reset(self) -> None:
@@ -89,26 +110,38 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         self._parts: list[tuple[int, Tensor, Tensor]] = []
 
     def results(self) -> dict[str, Any]:
-        """Everything for ``results.json``: the task matrix of every measure and its summaries over time."""
+        """Everything for ``results.json``: the task matrix of every measure, its summaries over time, its chance."""
         measures = {}
         for key, rows in self.history.items():
-            over_time = {name: [self._summary(name, rows[: t + 1]) for t in range(len(rows))] for name in SUMMARIES}
-            measures[key] = {"matrix": rows, **over_time} | ({"after": ["all tasks"] * len(rows)} if self.joint else {})
-        chance = {f"R@{k}": 100 * min(k / self.gallery, 1) for k in self.ks} if self.gallery else {}
-        return {"gallery": self.gallery, "chance": chance, "measures": measures}
+            over_time = [self._summaries(key, rows[: t + 1]) for t in range(len(rows))]
+            summary = {name: [found[name] for found in over_time] for name in over_time[0]}
+            measures[key] = {"matrix": rows, **summary, "queries": self.queries, **self._chance(key)}
+            if self.joint:
+                measures[key]["after"] = ["all tasks"] * len(rows)
+        chance = {key.partition("/")[2]: measure["chance"] for key, measure in measures.items()}
+        return {"gallery": self.gallery, "queries": self.queries, "chance": chance, "measures": measures}
 
     def state_dict(self) -> dict[str, Any]:
         """The task matrix so far."""
-        return {"history": self.history, "gallery": self.gallery}
+        return {"history": self.history, "queries": self.queries}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the task matrix of ``state``."""
-        self.history, self.gallery = state["history"], state["gallery"]
+        self.history, self.queries = state["history"], state["queries"]
 
-    def _summary(self, name: str, rows: list[list[float]]) -> float | None:
-        if self.joint:
-            return sum(rows[-1]) / len(rows[-1]) if name == "average" else None
-        return SUMMARIES[name](rows)
+    def _chance(self, key: str) -> dict[str, Any]:
+        """What a measure is at chance, in which gallery, and which way it gets better."""
+        name = key.partition("/")[2]
+        ks = self.ks if name == "R@mean" else (int(name[2:]),) if name != MEDIAN else ()
+        chance, deviation = recall_chance(ks, self.gallery) if ks else median_rank_chance(self.gallery)
+        about = {"gallery": self.gallery, "chance": chance, "chance_deviation": deviation}
+        return {**about, "higher_is_better": name != MEDIAN}
+
+    def _summaries(self, key: str, rows: Matrix) -> dict[str, float | None]:
+        found = summaries(rows, higher_is_better=not key.endswith(MEDIAN))
+        if not self.joint:
+            return found
+        return dict.fromkeys(found) | {"average": sum(rows[-1]) / len(rows[-1])}
 
     def _name(self, task: int) -> str:
         return self.tasks[task] if self.tasks else f"task{task}"

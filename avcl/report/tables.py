@@ -1,134 +1,205 @@
-"""What a run found, and what many runs found, as tables."""
+"""What a run found, and what many runs found, as tables: gallery and chance stand beside the numbers."""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
+
+from avcl.metrics.chance import at_chance
+from avcl.report.sheet import Cell, Sheet
 
 Results = Mapping[str, Any]
 """What ``Run.train`` returns and ``results.json`` holds."""
 
+Measure = Mapping[str, Any]
+"""A measure of ``results.json``: its task matrix, summaries over time, and chance."""
+
+DIRECTIONS = {"a2v": "audio -> video (a2v)", "v2a": "video -> audio (v2a)"}
+MEASURES = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "R@mean": "mean recall", "median_rank": "median rank"}
+SUMMARIES = {"average": "average", "forgetting": "forgetting", "learning_accuracy": "learning accuracy"}
+
+OVERVIEW = (*((name, "average") for name in MEASURES), ("R@mean", "forgetting"), ("R@mean", "learning_accuracy"))
+"""(measure, summary) of the columns of a table of either direction."""
+HEAD = [f"{SUMMARIES[s]} ({MEASURES[name]})" if s != "average" else MEASURES[name] for name, s in OVERVIEW]
+
 COMPARED = ("a2v/R@10", "a2v/R@mean", "v2a/R@10", "v2a/R@mean")
-SUMMARIES = ("average", "forgetting")
+ALL = tuple(f"{direction}/{name}" for direction in DIRECTIONS for name in MEASURES)
+COLUMNS = tuple(dict.fromkeys((*product(COMPARED, ("average", "forgetting")), *product(ALL, SUMMARIES))))
+"""(measure, summary) of a comparison's cells; programs may rely on the places of the first ones."""
 
 
-def matrix_table(title: str, tasks: Sequence[str], measure: Mapping[str, Any]) -> Table:
-    """The task matrix of one measure: a row for each evaluation, then average and forgetting, in percent."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("after")
-    for task in tasks:
-        table.add_column(task, justify="right", overflow="fold")
-    table.add_column("average", justify="right")
-    table.add_column("forgetting", justify="right")
-    for number, row in enumerate(measure["matrix"]):
-        summary = (measure["average"][number], measure["forgetting"][number])
-        table.add_row(_after(tasks, measure)[number], *(_percent(value) for value in (*row, *summary)))
-    return table
+# ---- one run -------------------------------------------------------------------------------------------------
 
 
-def _after(tasks: Sequence[str], measure: Mapping[str, Any]) -> Sequence[str]:
-    """What each row was evaluated after: the tasks, unless the measure says otherwise."""
-    return measure.get("after", tasks)
+def matrix_table(title: str, tasks: Sequence[str], measure: Measure) -> Table:
+    """The task matrix of one measure: a row for each evaluation with its summaries, then chance."""
+    return _matrix(tasks, measure).table(title)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # never -0.0
-
-
-def matrix_markdown(tasks: Sequence[str], measure: Mapping[str, Any]) -> str:
+def matrix_markdown(tasks: Sequence[str], measure: Measure) -> str:
     """The same table in Markdown."""
-    rows = [["after", *tasks, "average", "forgetting"], ["---", *["---:"] * (len(tasks) + 2)]]
-    for number, row in enumerate(measure["matrix"]):
-        summary = (measure["average"][number], measure["forgetting"][number])
-        rows.append([_after(tasks, measure)[number], *(_percent(value) for value in (*row, *summary))])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _matrix(tasks, measure).markdown()
 
 
-class Cell(NamedTuple):
-    """One number of a comparison, over runs of different seeds: ``mean`` and standard ``deviation``.
+def run_tables(results: Results) -> list[Table]:
+    """For the terminal: the mean recall of each direction after every task, then all measures after the last."""
+    return [sheet.table(title) for title, sheet in _sheets(results)]
 
-    ``mean`` is None where it is not defined, ``deviation`` also where there is but one run. ``best``: no other
-    method that had to learn task by task shows a better one.
+
+def run_markdown(results: Results) -> str:
+    """The same for a model card."""
+    return "\n\n".join(f"{title}\n\n{sheet.markdown()}" for title, sheet in _sheets(results))
+
+
+def progress_lines(measures: Mapping[str, Measure]) -> Iterator[str]:
+    """What the last evaluation found, a line for each direction, every number beside its chance."""
+    for direction, what in DIRECTIONS.items():
+        found = {name: measure for name in MEASURES if (measure := measures.get(f"{direction}/{name}"))}
+        said = []
+        for name, measure in found.items():
+            cell = _summary(measure, "average")
+            beside = f" ({'at chance:' if cell.mark else 'chance'} {Cell(measure.get('chance'))})"
+            said.append(f"{MEASURES[name]} {cell.number}{beside}")
+        if (lost := _summary(found.get("R@mean", {}), "forgetting")).mean is not None:
+            said.append(f"forgetting (mean recall) {lost}")
+        if said:
+            yield f"{what}: {', '.join(said)}; {_gallery(found.values())}"
+
+
+def _sheets(results: Results) -> Iterator[tuple[str, Sheet]]:
+    """The tables of a run and their titles."""
+    for measures in (metric["measures"] for metric in results["metrics"].values() if metric.get("measures")):
+        rows = {}
+        for direction, what in DIRECTIONS.items():
+            found = {name: measures.get(f"{direction}/{name}", {}) for name in MEASURES}
+            if found["R@mean"]:
+                title = f"{what}: mean of R@1, R@5 and R@10, percent; {_gallery(found.values())}"
+                yield title, _matrix(results["tasks"], found["R@mean"])
+            cells = [_summary(found[name], summary) for name, summary in OVERVIEW]
+            if any(cell.mean is not None for cell in cells):
+                rows[what] = cells
+        if rows:
+            chance = {name: measures.get(f"{next(iter(DIRECTIONS))}/{name}", {}).get("chance") for name in MEASURES}
+            title = f"mean over tasks after the last one, recall in percent; {_gallery(measures.values())}"
+            yield title, Sheet("retrieval", HEAD, {"": {**rows, "chance": _chances(chance)}})
+
+
+def _matrix(tasks: Sequence[str], measure: Measure) -> Sheet:
+    rows = {}
+    after, queries = measure.get("after", tasks), measure.get("queries", ())
+    for number, scores in enumerate(measure["matrix"]):
+        cells = [_marked(measure, score, queries[i : i + 1]) for i, score in enumerate(scores)]
+        rows[after[number]] = [*cells, *(_summary(measure, summary, number) for summary in SUMMARIES)]
+    chance = Cell(measure.get("chance"))
+    rows["chance"] = [*[chance] * len(tasks), *(Cell() if summary == "forgetting" else chance for summary in SUMMARIES)]
+    return Sheet("after", [*tasks, *SUMMARIES.values()], {"": rows})
+
+
+def _summary(measure: Measure, summary: str, number: int = -1) -> Cell:
+    """A summary after an evaluation, by default the last; empty where the measure has none."""
+    values = measure.get(summary)
+    if not values:
+        return Cell()
+    if summary == "forgetting":
+        return Cell(values[number])
+    seen = None if "after" in measure else range(len(values))[number] + 1
+    return _marked(measure, values[number], measure.get("queries", ())[:seen])
+
+
+def _marked(measure: Measure, value: float | None, queries: Sequence[int]) -> Cell:
+    return Cell(value, mark="chance" if at_chance(measure, value, queries) else "")
+
+
+def _chances(chance: Mapping[str, float | None]) -> list[Cell]:
+    """Chance below the columns of an overview."""
+    return [Cell(None if summary == "forgetting" else chance[name]) for name, summary in OVERVIEW]
+
+
+def _gallery(measures: Iterable[Measure]) -> str:
+    """``gallery 512``, or ``gallery 510-512`` where not all are equal."""
+    sizes = sorted(measure["gallery"] for measure in measures if "gallery" in measure)
+    return f"gallery {'-'.join(map(str, sorted({sizes[0], sizes[-1]})))}" if sizes else "gallery unknown"
+
+
+# ---- many runs -----------------------------------------------------------------------------------------------
+
+
+class Comparison(dict[str, list[Cell]]):
+    """By method, what its runs of different seeds show after the last task: a cell for each of ``COLUMNS``.
+
+    ``chance``: by measure, None where it is not known · ``gallery``: the size of all runs' galleries, in words.
+    A mean over seeds is held to the error of one run, because the runs share their clips.
     """
 
-    mean: float | None
-    deviation: float | None
-    best: bool = False
+    chance: Mapping[str, float | None]
+    gallery: str
 
-    def __str__(self) -> str:
-        return _percent(self.mean) + ("" if self.deviation is None else f" ± {_percent(self.deviation)}")
-
-
-Comparison = Mapping[str, Sequence[Cell]]
-"""By method: average and forgetting of each of ``COMPARED`` after the last task, in percent."""
+    def sheet(self) -> Sheet:
+        """For people: a section for each direction, a row for each method, and chance."""
+        sections = {}
+        for direction, what in DIRECTIONS.items():
+            places = [COLUMNS.index((f"{direction}/{name}", summary)) for name, summary in OVERVIEW]
+            rows = {method: [cells[place] for place in places] for method, cells in self.items()}
+            rows["chance"] = _chances({name: self.chance[f"{direction}/{name}"] for name in MEASURES})
+            sections[f"{what}; {self.gallery}"] = rows
+        return Sheet("method", HEAD, sections)
 
 
 def compare(runs: Mapping[str, Sequence[Results]]) -> Comparison:
     """What the runs of each method found, those first that learned task by task."""
     methods = sorted(runs, key=lambda method: _joint(runs[method]))
-    rows = {method: [_cell(runs[method], *column) for column in _columns()] for method in methods}
+    rows = Comparison({method: [_cell(runs[method], *column) for column in COLUMNS] for method in methods})
+    every = {name: [_measure(results, name) for found in runs.values() for results in found] for name in ALL}
+    chances = {name: [m["chance"] for m in measures if "chance" in m] for name, measures in every.items()}
+    rows.chance = {name: statistics.fmean(values) if values else None for name, values in chances.items()}
+    rows.gallery = _gallery(measure for measures in every.values() for measure in measures)
     rivals = [method for method in methods if not _joint(runs[method])]
-    for number, (_, summary) in enumerate(_columns()):
-        shown = {m: round(mean, 1) for m in rivals if (mean := rows[m][number].mean) is not None}
-        best = (max if summary == "average" else min)(shown.values(), default=None)
-        for method, value in shown.items():
-            rows[method][number] = rows[method][number]._replace(best=value == best)
+    for number, (measure, summary) in enumerate(COLUMNS):
+        average = COLUMNS.index((measure, "average"))  # at chance nothing was learned that could be kept
+        learned = [m for m in rivals if "chance" not in (rows[m][average].mark, rows[m][number].mark)]
+        shown = {m: round(mean, 1) for m in learned if (mean := rows[m][number].mean) is not None}
+        low = summary == "forgetting" or measure.endswith("median_rank")
+        best = (min if low else max)(shown.values(), default=None)
+        for method in (method for method, value in shown.items() if value == best):
+            rows[method][number] = rows[method][number]._replace(mark="best")
     return rows
 
 
 def comparison_table(title: str, rows: Comparison) -> Table:
     """For people; the best of each column in bold."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method")
-    for measure, summary in _columns():
-        table.add_column(f"{measure}\n{summary}", justify="right")
-    for method, cells in rows.items():
-        table.add_row(method, *(Text(str(cell), style="bold" if cell.best else "") for cell in cells))
-    return table
+    return rows.sheet().table(title)
 
 
-def comparison_csv(rows: Comparison) -> str:
-    """For programs: every mean and every deviation in a column of its own, in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    kinds = ("mean", "deviation")
-    writer.writerow(["method", *(f"{measure} {summary} {kind}" for measure, summary in _columns() for kind in kinds)])
-    for method, cells in rows.items():
-        writer.writerow([method, *(value for cell in cells for value in cell[:2])])
-    return text.getvalue()
+def comparison_markdown(rows: Comparison) -> str:
+    """For a page; the best of each column in bold."""
+    return rows.sheet().markdown()
 
 
 def comparison_latex(rows: Comparison) -> str:
     """For a paper that loads ``booktabs``; the best of each column in bold."""
-    span = len(SUMMARIES)
-    above = "".join(f" & \\multicolumn{{{span}}}{{c}}{{{_latex(measure)}}}" for measure in COMPARED)
-    below = "".join(f" & {summary}" for _, summary in _columns())
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * span * len(COMPARED)}}}",
-        r"\toprule",
-        rf"{above} \\",
-        rf"method{below} \\",
-        r"\midrule",
-        *(rf"{_latex(method)} & {' & '.join(map(_latex_cell, cells))} \\" for method, cells in rows.items()),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    return rows.sheet().latex()
 
 
-def _columns() -> Iterator[tuple[str, str]]:
-    return ((measure, summary) for measure in COMPARED for summary in SUMMARIES)
+def comparison_csv(rows: Comparison) -> str:
+    """For programs: every mean, deviation and chance in a column of its own, in full."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = [f"{measure} {summary} {kind}" for measure, summary in COLUMNS for kind in ("mean", "deviation")]
+    writer.writerow(["method", *heads, *(f"{measure} chance" for measure in rows.chance), "gallery"])
+    about = [*rows.chance.values(), rows.gallery.removeprefix("gallery ")]
+    for method, cells in rows.items():
+        writer.writerow([method, *(value for cell in cells for value in cell[:2]), *about])
+    return text.getvalue()
 
 
-def _measure(results: Results, name: str) -> Mapping[str, Any]:
-    return results["metrics"]["retrieval"]["measures"][name]
+def _measure(results: Results, name: str) -> Measure:
+    return results["metrics"]["retrieval"]["measures"].get(name, {})
 
 
 def _joint(runs: Sequence[Results]) -> bool:
@@ -136,17 +207,11 @@ def _joint(runs: Sequence[Results]) -> bool:
     return any("after" in _measure(results, COMPARED[0]) for results in runs)
 
 
-def _cell(runs: Sequence[Results], measure: str, summary: str) -> Cell:
-    values = [_measure(results, measure)[summary][-1] for results in runs]
-    if None in values:
-        return Cell(None, None)
-    return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = str(cell).replace("±", r"$\pm$")
-    return rf"\textbf{{{text}}}" if cell.best else text
-
-
-def _latex(text: str) -> str:
-    return text.replace("_", r"\_").replace("&", r"\&").replace("%", r"\%").replace("#", r"\#")
+def _cell(runs: Sequence[Results], name: str, summary: str) -> Cell:
+    measures = [_measure(results, name) for results in runs]
+    values = [value for measure in measures if (value := _summary(measure, summary).mean) is not None]
+    if not values or len(values) < len(measures):
+        return Cell()
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    mean = [*measures[0][summary][:-1], statistics.fmean(values)]
+    return _summary({**measures[0], summary: mean}, summary)._replace(deviation=deviation)

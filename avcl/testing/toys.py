@@ -19,8 +19,11 @@ from avcl.scenario import Scenario, Split, augmentation
 class Noise(Scenario):
     """Random clips whose sound is their picture's mean, so that something can be learned.
 
-    ``bad``: numbers of the clips of every training set that cannot be read · ``shift``: added to all labels
-    and task numbers.
+    Args:
+        tasks: Tasks of the stream.
+        clips_per_task: Clips of each task and split.
+        bad: Numbers of the clips of every training set that are corrupt.
+        shift: Added to all labels and task ids.
     """
 
     name = "noise"

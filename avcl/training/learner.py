@@ -21,7 +21,7 @@ from avcl.errors import UserError
 from avcl.registry import blamed
 from avcl.settings import Fraction, Setting, fields, validate
 from avcl.strategy import Strategy
-from avcl.training.loading import BadClips, Loading
+from avcl.training.loading import BadClips, Loading, check_items
 from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
 from avcl.training.update import Update
 from avcl.training.view import LearnerView, shared
@@ -250,6 +250,7 @@ class Learner(BaseSGDTemplate):
             self._before_forward(**kwargs)
             self.masks = self.backbone.draw_masks(self.batch, self.generators["mask"])
             self.output = self.mb_output = self.forward()
+            check_output(self.output, len(self.batch))
             self._after_forward(**kwargs)
             self.loss = self.criterion()
         self._before_backward(**kwargs)
@@ -343,9 +344,12 @@ class Learner(BaseSGDTemplate):
         items, bad = self.mbatch
         for clip in self.bad.add(bad):
             log.warning("skipped %s", clip)
+        if isinstance(items, UserError):
+            raise items
         if items is None:
             self.batch = self.current = _NOTHING
             return
+        check_items(items, self.backbone.grid.shape(self.backbone.patch))
         if self.is_training and "index" in items:
             items["index"] = self.loading.identity(items["index"])
         items = {key: value.to(self.device, non_blocking=True) for key, value in items.items()}
@@ -412,6 +416,13 @@ _NOTHING: Any = ()
 def settings_of_learner() -> Mapping[str, Setting]:
     """The learner's parameters that are plain settings, by name: those of a configuration file."""
     return fields(Learner, without=OBJECTS)
+
+
+def check_output(output: Output, clips: int) -> None:
+    """UserError where a backbone's loss terms are not one number a clip: a mean would train, and weigh wrongly."""
+    for key, term in output.terms.items():
+        if term.shape != (clips,):
+            raise UserError(f"backbone: the loss term {key!r} is {tuple(term.shape)}; must be ({clips},), one a clip")
 
 
 def _go_on(learner: Learner) -> None:

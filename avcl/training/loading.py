@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from avcl.clip import Shape
 from avcl.errors import BadClip, UserError
 from avcl.scenario import augmenting
 from avcl.utils import distributed
@@ -60,7 +61,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 @dataclass
 class Reader(Dataset):
-    """Reads items by (epoch, clip number), augmented if there is a ``seed``; a bad clip comes out as its error.
+    """Reads items by (epoch, clip number), augmented if there is a ``seed``; an error comes out in an item's place.
 
     ``blind`` leaves out label and task.
     """
@@ -77,17 +78,23 @@ class Reader(Dataset):
                 item = self.clips[clip]
         except BadClip as bad:
             return bad
-        return {key: item[key] for key in item if key not in HIDDEN} if self.blind else item
+        except UserError as error:
+            return error
+        if self.blind and isinstance(item, Mapping):
+            return {key: item[key] for key in item if key not in HIDDEN}
+        return item
 
 
 @dataclass
 class Collate:
-    """A batch of the good items (None if there is none) and the list of bad ones."""
+    """A batch of the good items (None if there is none; the error where one was raised) and the list of bad ones."""
 
     collate: Any = default_collate
 
     def __call__(self, items: list[Any]) -> tuple[Any, list[BadClip]]:
         """Sort the items of one batch."""
+        if errors := [item for item in items if isinstance(item, UserError)]:
+            return errors[0], []
         good = [item for item in items if not isinstance(item, BadClip)]
         return (self.collate(good) if good else None), [item for item in items if isinstance(item, BadClip)]
 
@@ -187,3 +194,18 @@ class BadClips:
                 f"learner.max_bad_share = {self.allowed_share:g} allows; the first: {bad[0]}"
             )
         return new
+
+
+def check_items(items: Any, shape: Shape) -> None:
+    """UserError where a batch of a scenario's items is not what the learner trains on."""
+    if not isinstance(items, Mapping):
+        raise UserError(f"scenario: clips are a {type(items).__name__}; must be mappings of frames, mel and index")
+    sizes = {"frames": (shape.frames, 3, shape.height, shape.width), "mel": (1, shape.times, shape.mels)}
+    for key, size in sizes.items():
+        if key not in items:
+            raise UserError(f"scenario: clips have no {key!r}, only {', '.join(map(repr, items))}")
+        found = items[key]
+        if found.dtype != torch.float32:
+            raise UserError(f"scenario: {key} are {found.dtype}; must be normalised float32")
+        if found.shape[1:] != size:
+            raise UserError(f"scenario: {key} are {tuple(found.shape[1:])}; the backbone was built for {size}")

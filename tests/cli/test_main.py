@@ -131,6 +131,13 @@ def test_train_reads_the_file_then_set_then_the_options(run: Recorded, config: s
     assert result.stdout.endswith("Everything is in runs/x\n")
 
 
+def test_a_strategy_by_name_comes_before_set(run: Recorded, config: str) -> None:
+    words = ("--strategy", "derpp", "--set", "strategy.alpha=2")
+    assert avcl_command("train", config, *words).exit_code == 0
+    assert avcl_command("pretrain", config, *words, "--out", "w.safetensors").exit_code == 0
+    assert run.asked[0] == run.asked[2] == {"seed": 1, "strategy": {"name": "derpp", "alpha": 2}}
+
+
 def test_a_dry_run_prints_a_file_that_can_be_used(run: Recorded, config: str, tmp_path: Path) -> None:
     result = avcl_command("train", config, "--dry-run")
     assert result.exit_code == 0, result.output

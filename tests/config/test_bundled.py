@@ -29,6 +29,7 @@ def test_a_file_comes_before_what_is_bundled(here: Path) -> None:
     assert find_file("run") == bundled_files()["run"]
     (here / "run.yaml").write_text("seed: 1\n")
     assert find_file("run") == find_file("run.yaml") == Path("run.yaml")
+    assert find_file("continual-vs") == find_file("continual_vs") == bundled_files()["continual_vs"]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_file_comes_before_what_is_bundled(here: Path) -> None:
     [
         ("rum", "rum: no such file, nor a bundled run file; did you mean 'run'?"),
         ("continual-vs.yaml", "continual-vs.yaml: no such file, nor a bundled run file; did you mean 'continual_vs'?"),
-        ("", ": no such file, nor a bundled run file; allowed: continual_as, continual_vs, "),
+        ("", ": no such file, nor a bundled run file; allowed: continual_as, continual_as_shuffled, "),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, line: str) -> None:
@@ -46,7 +47,7 @@ def test_an_unknown_name_suggests_the_nearest(name: str, line: str) -> None:
 
 
 def test_a_copy_is_whole_and_overwrites_nothing(here: Path) -> None:
-    copied = copy_file("run", Path("mine.yaml"))
+    copied = copy_file("stella-plus-plus", Path("mine.yaml"))
     for name, out, line in [
         ("videos", copied, "mine.yaml: exists already; give another file with --out"),
         ("vidoes", Path("new.yaml"), "unknown run file 'vidoes'; did you mean 'videos'?"),
@@ -55,5 +56,6 @@ def test_a_copy_is_whole_and_overwrites_nothing(here: Path) -> None:
         with pytest.raises(UserError) as caught:
             copy_file(name, out)
         assert str(caught.value) == line
-    assert copied.read_bytes() == bundled_files()["run"].read_bytes()
+    assert copied.read_bytes() == bundled_files()["stella_plus_plus"].read_bytes()
+    assert read_config(copied) == read_config(bundled_files()["stella_plus_plus"])
     assert list(here.iterdir()) == [here / "mine.yaml"]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avcl.config.bundled import bundled_files
 from avcl.config.files import dump_config, read_config
 from avcl.errors import UserError
 
@@ -136,6 +137,40 @@ def test_an_assignment_that_cannot_be(tmp_path: Path, assignment: str, line: str
     told = mistake(tmp_path, "seed: 7\nstrategy: [er, derpp]\n", assignment)
     assert told.startswith(line)
     assert "\n" not in told
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    text = "scenario: {name: folder, root: x}\nbackbone: cav-mae\nstrategy: {name: stella, alpha: 1}\n"
+    (tmp_path / "all.yaml").write_text(text + "learner: {lr: 1, epochs: 2}\n")
+    text = "scenario: {root: y}\nbackbone: {size: tiny}\nstrategy: {name: er, replay: 3}\n"
+    text += "base: all\nlearner: {lr: null}\n"
+    assert read(tmp_path, text, "learner.epochs=3") == {
+        "scenario": {"name": "folder", "root": "y"},
+        "backbone": {"name": "cav-mae", "size": "tiny"},
+        "strategy": {"name": "er", "replay": 3},
+        "learner": {"lr": None, "epochs": 3},
+    }
+    (tmp_path / "all.yaml").write_text("base: run\nseed: 3\n")  # not the one beside it, which is based on this file
+    told = mistake(tmp_path, "base: all.yaml\n")
+    assert told == "all.yaml: base: run is based on this file; a base must not lead back"
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        ("3", "run.yaml: base: invalid value 3: must be the name of a run file"),
+        (
+            "continual_v",
+            "run.yaml: base: continual_v: no such file, nor a bundled run file; did you mean 'continual_vs'?",
+        ),
+    ],
+)
+def test_a_base_that_cannot_be(tmp_path: Path, base: str, line: str) -> None:
+    assert mistake(tmp_path, f"base: {base}\n") == line
+
+
+def test_a_file_may_be_based_on_the_bundled_one_of_its_name(tmp_path: Path) -> None:
+    assert read(tmp_path, "base: run\nseed: 3\n") == read_config(bundled_files()["run"]) | {"seed": 3}
 
 
 # PyYAML writes these three line breaks of Unicode unescaped and reads them back as others

@@ -9,19 +9,21 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 
 import matplotlib
 from matplotlib import pyplot
 
 from avcl.cli.plugins import settings_of
+from avcl.config.bundled import bundled_files
 from avcl.registry import registry
-from avcl.report.tables import Comparison, compare
 from avcl.utils.atomic import write_text
 
 HOME = Path(__file__).parents[2]
 RESULTS = HOME / "examples" / "results"
 METHODS = ("finetune", "derpp", "er", "stella", "stella-plus", "multitask")
 COMMON = ("memory.", "replay", "contrastive_scope")
+COLUMNS = [(f"{side}/R@10", summary) for side in ("a2v", "v2a") for summary in ("average", "forgetting")]
 
 
 def methods() -> str:
@@ -58,9 +60,17 @@ def _file(cls: type) -> str:
     return f"{path}/" if (HOME / "plugins" / path).is_dir() else f"{path}.py"
 
 
-def compared() -> Comparison:
-    """The committed runs of ``examples/compare.py`` on the rendered stream, three seeds each."""
-    return compare({m: [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{m}-?.json"))] for m in METHODS})
+def found(method: str) -> list[tuple[float | None, float]]:
+    """(mean, standard deviation) of ``COLUMNS`` after the last task, over the committed runs of one method."""
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{method}-?.json"))]
+    measures = [run["metrics"]["retrieval"]["measures"] for run in runs]
+    columns = [[measure[key][summary][-1] for measure in measures] for key, summary in COLUMNS]
+    return [(None, 0.0) if None in values else (fmean(values), stdev(values)) for values in columns]
+
+
+def text_of(mean: float | None, deviation: float) -> str:
+    """A number as it is shown."""
+    return "-" if mean is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def results() -> str:
@@ -69,8 +79,7 @@ def results() -> str:
         "| | audio -> video (a2v): average | forgetting | video -> audio (v2a): average | forgetting |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for method, cells in compared().items():
-        rows.append(f"| `{method}` | {' | '.join(map(str, [*cells[0:2], *cells[4:6]]))} |")
+    rows += [f"| `{method}` | {' | '.join(text_of(*cell) for cell in found(method))} |" for method in METHODS]
     return "\n".join(rows)
 
 
@@ -78,21 +87,20 @@ def draw(path: Path) -> None:
     """R@10 of the committed runs as a picture: average and forgetting of each method, mean and deviation."""
     matplotlib.use("svg")
     style = {"svg.fonttype": "none", "svg.hashsalt": "avcl", "font.size": 9, "axes.titlesize": 9}
-    rows = compared()
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
         for number, title in enumerate(("average R@10 after the last task, %", "forgetting, percentage points")):
             axis = axes[number]
-            for place, cells in enumerate(rows.values()):
+            for place, method in enumerate(METHODS):
                 for side, colour in enumerate(("#3465a4", "#ce5c00")):
-                    mean, deviation, _ = cell = cells[4 * side + number]
+                    mean, deviation = found(method)[2 * side + number]
                     y = place + 0.4 * side - 0.2
                     if mean is not None:
                         axis.barh(y, mean, 0.36, xerr=deviation, color=colour, ecolor="#888888")
-                    axis.text(0.7, y, str(cell), va="center", color="#888888" if mean is None else "white", size=7)
+                        axis.text(0.7, y, text_of(mean, deviation), va="center", color="white", size=7)
             axis.set_title(f"{title} ({('higher', 'lower')[number]} is better)")
             axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_yticks(range(len(METHODS)), METHODS)
         axes[0].invert_yaxis()
         figure.legend(
             axes[0].patches[:2], ("audio -> video (a2v)", "video -> audio (v2a)"), loc="outside lower center", ncols=2
@@ -101,9 +109,18 @@ def draw(path: Path) -> None:
         pyplot.close(figure)
 
 
+def files() -> str:
+    """The bundled run files, and what each says first."""
+    rows = ["| name | |", "| --- | --- |"]
+    for name, path in bundled_files().items():
+        rows.append(f"| [`{name}`]({path.name}) | {path.read_text().partition(chr(10))[0].removeprefix('# ')} |")
+    return "\n".join(rows)
+
+
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("plugins/README.md", methods),
     "results": ("examples/README.md", results),
+    "run files": ("examples/README.md", files),
 }
 PICTURE = "examples/results/forgetting.svg"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from avcl.plugins.stella.ops import native
 
 CSRC = native.FOLDER / "csrc"
+EMULATOR = Path(__file__).parents[1] / "native" / "emulator"
 COMPILER = shutil.which((os.environ.get("CXX") or "c++").split()[0])
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 90), st.integers(1, 12))  # clips, chunks, patches in each
@@ -77,14 +78,21 @@ def kernels(name: str) -> str | None:
     return native.instructions(name) if ours else None
 
 
-def compile_library(sources: list[Path], to: Path, *flags: str) -> Path:
+USABLE = [name for name in native.INSTRUCTIONS if kernels(name)]
+"""The instruction sets that there are kernels for here; none where the reference runs."""
+kernels("")
+
+
+def compile_library(sources: list[Path], to: Path, *flags: str, csrc: Path = CSRC) -> Path:
     """Compile sources of ours against torch's stable headers, as the build does."""
     import torch.utils.cpp_extension as extension
 
-    includes = [f"-isystem{path}" for path in extension.include_paths()]
+    includes = [f"-I{csrc}", *(f"-isystem{path}" for path in extension.include_paths())]
     libraries = [f"-L{path}" for path in extension.library_paths()]
     common = ["-shared", "-fPIC", "-std=c++20", "-ffp-contract=off", "-Wno-psabi"]
     target = "-DTORCH_TARGET_VERSION=0x020b000000000000"
     command = [COMPILER, *common, target, *flags, *includes, *map(str, sources), "-o", str(to)]
-    subprocess.run([*command, *libraries, "-ltorch_cpu", "-lc10"], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, *libraries, "-ltorch_cpu", "-lc10"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return to

@@ -7,21 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.draw_cases import COMPILER, CSRC, compile_library, kernels
-
-from avcl.plugins.stella.ops import native
+from helpers.draw_cases import COMPILER, CSRC, EMULATOR, USABLE, compile_library
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not COMPILER, reason="no C++ compiler")]
 
 FLAGS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
-USABLE = [name for name in native.INSTRUCTIONS if kernels(name)] or ["generic"]
-kernels("")
-
-
-def watched(library: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run everything the library can do; the sanitizers' own libraries have to be there before Python is."""
+def watched(folder: Path, csrc: Path, *parts: str) -> subprocess.CompletedProcess:
+    """Run all that the CUDA source (``emulator``) or the CPU's kernels can do."""
+    emulated = "emulator" in parts
+    sources = [EMULATOR / "ops.cpp"] if emulated else sorted((csrc / "cpu").glob("*.cpp"))
+    library = folder / "watched.so"
+    if not library.exists():
+        compile_library(sources, library, *FLAGS, csrc=csrc)
+    # the sanitizers' own libraries have to be there before Python is
     named = (f"-print-file-name=lib{name}.so" for name in ("asan", "ubsan"))
     preload = [subprocess.run([COMPILER, name], capture_output=True, text=True).stdout.strip() for name in named]
     environment = {
@@ -31,46 +31,34 @@ def watched(library: Path, *arguments: str) -> subprocess.CompletedProcess:
         "OMP_NUM_THREADS": "2",
     }
     script = Path(__file__).parents[1] / "helpers" / "sanitized.py"
+    arguments = ["avcl_emulated"] if emulated else ["avcl", *parts]
     command = [sys.executable, str(script), str(library), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_memory_and_arithmetic_are_clean(tmp_path):
-    library = compile_library(sorted((CSRC / "cpu").glob("*.cpp")), tmp_path / "watched.so", *FLAGS)
-    for name in USABLE:
-        clean(watched(library, "avcl", name))
-
-
-def test_memory_and_arithmetic_of_the_cuda_source_are_clean(tmp_path):
-    library = compile_library([CSRC / "emulation" / "ops.cpp"], tmp_path / "watched.so", *FLAGS)
-    clean(watched(library, "avcl_emulated"))
-
-
-def clean(done: subprocess.CompletedProcess) -> None:
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.endswith("calls\n") and "runtime error" not in done.stderr
+@pytest.mark.parametrize("parts", [USABLE or ["generic"], ["emulator"]], ids=["cpu", "cuda source"])
+def test_memory_and_arithmetic_are_clean(tmp_path, parts):
+    for part in parts:
+        done = watched(tmp_path, CSRC, part)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.endswith("calls\n") and "runtime error" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("part", "file", "right", "wrong"),
     [
-        ("generic", "cpu/kernel.h", "= (padded(keys, panel) *", "= (keys *"),
-        ("amx", "cpu/tiles.h", "kParts * deep * (kStrip + pitch)", "kParts * deep * (kStrip + keys)"),
-        ("amx", "cpu/tiles.h", "right(key + 2 * apart)", "right(key + 3 * apart)"),
-        ("emulation", "cuda/attention.cuh", "AVCL_SHARED(Acc[kTile], parts);", "AVCL_SHARED(Acc[kTile - 1], parts);"),
+        ("generic", "cpu/kernel.h", "(padded(question.key.length, kPanel<T>) *", "(question.key.length *"),
+        ("generic", "cpu/draws.h", "order.resize(patches + 1)", "order.resize(patches)"),
+        ("emulator", "cuda/attention.cuh", "AVCL_SHARED(Acc[kTile], parts);", "AVCL_SHARED(Acc[kTile - 1], parts);"),
     ],
 )
 def test_a_planted_fault_is_caught(tmp_path, part, file, right, wrong):
-    """Memory for the keys without their padding; tiles beyond the last key; too little shared memory."""
-    if part not in (*USABLE, "emulation"):
-        pytest.skip(f"this processor has no {part}")
+    """Memory for the keys without their padding; no place behind the last patch; too little shared memory."""
     sources = tmp_path / "csrc"
     shutil.copytree(CSRC, sources)
     text = (sources / file).read_text()
     assert text.count(right) == 1
     (sources / file).write_text(text.replace(right, wrong))
-    folder = "emulation" if part == "emulation" else "cpu"
-    library = compile_library(sorted((sources / folder).glob("*.cpp")), tmp_path / "watched.so", *FLAGS)
-    done = watched(library, *(["avcl_emulated"] if part == "emulation" else ["avcl", part]))
+    done = watched(tmp_path, sources, part)
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr or "runtime error: index" in done.stderr

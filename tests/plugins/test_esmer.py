@@ -89,7 +89,7 @@ def test_outliers_do_not_move_it():
     strategy.follow(torch.tensor([7.0]))  # one clip has no deviation
     assert strategy.loss_mean == pytest.approx(7.0)
     strategy = esmer(std_margin=1.5, loss_ema_decay=0.0)
-    strategy.batches = 50
+    strategy.loss_mean, strategy.batches = 0.0, 50
     strategy.follow(torch.tensor([0.0, 0.0, 0.0, 10.0]))  # 2.5 + 1.5 x 5 = 10, against 2.5 + 1.5 x 4.33 = 9
     assert strategy.loss_mean == pytest.approx(2.5)
 

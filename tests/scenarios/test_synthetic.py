@@ -91,6 +91,15 @@ def test_training_sees_fresh_instances_each_epoch_and_the_same_ones_when_told_so
     assert epochs(Synthetic(fresh=False), "train") == [True, True]
 
 
+def test_its_scale_does_not_depend_on_who_asks_first_and_when(stream):
+    with augmenting(seed=5, epoch=3):
+        asked_in_training = Synthetic()
+        first = asked_in_training.clips(1, "train")[7]
+    assert asked_in_training.scale == stream.scale
+    with augmenting(seed=5, epoch=3):
+        assert torch.equal(stream.clips(1, "train")[7]["mel"], first["mel"])
+
+
 def test_workers_change_nothing(stream):
     loader = torch.utils.data.DataLoader(stream.clips(0, "eval"), batch_size=8, num_workers=2)
     assert torch.equal(next(iter(loader))["mel"][5], stream.clips(0, "eval")[5]["mel"])

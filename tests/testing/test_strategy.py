@@ -80,12 +80,12 @@ class ReadsLabels(Offender):
         return learner.batch.label.float().mean()
 
 
-class ReadsRawLabels(Offender):
+class ReadsLabelsOfTheData(Offender):
     """Takes them from whoever called it."""
 
     def factor(self, learner):
         loop = inspect.stack()[2].frame.f_locals["self"]
-        return float(loop.mbatch[0]["label"].float().mean())
+        return loop.adapted_dataset[0]["label"]
 
 
 class KeepsAList(Offender):
@@ -246,7 +246,7 @@ CAUGHT = {
     ChangesItsSetting: (testing.adds_no_state, "changed weight; keep what changes under another name"),
     DrawsGlobally: (testing.is_deterministic, "the same seed gave other weights under another global random state"),
     DrawsFromNumpy: (testing.is_deterministic, "other weights"),
-    ReadsRawLabels: (testing.reads_no_labels, "other labels and task ids gave other weights"),
+    ReadsLabelsOfTheData: (testing.reads_no_labels, "other labels and task ids gave other weights"),
     TrainsOnItsOwn: (testing.has_no_side_effects, "prepare changed gradients; take derivatives by torch.autograd.grad"),
     MovesWeights: (testing.has_no_side_effects, "observe changed weights that the optimizer trains"),
     DrawsTheLoopsMasks: (testing.has_no_side_effects, 'prepare drew from generators["mask"]; there is "auxiliary"'),

@@ -70,7 +70,9 @@ def probe():
     from avcl.testing import small_backbone
 
     strategy = Probe()
-    Learner(backbone=small_backbone(), strategy=strategy, epochs=2, batch_size=4).train(Noise().benchmark().train_stream)
+    Learner(backbone=small_backbone(), strategy=strategy, epochs=2, batch_size=4).train(
+        Noise().benchmark().train_stream
+    )
     return strategy
 
 

@@ -6,30 +6,22 @@ Callers, torch.compile and third parties use ``torch.ops.avcl`` and never have t
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from avcl.plugins.stella.ops.reference import KERNELS, wide
+from avcl.plugins.stella.ops.reference import OPS
 
-SCHEMAS = (
-    "importance(Tensor query, Tensor key, float scale, float temperature) -> Tensor",
-    "correlation(Tensor key, Tensor past, Tensor now, Tensor top, float scale, float temperature) -> Tensor",
-    "prune(Tensor correlation, SymInt seed, int use, Tensor index) -> Tensor",
-    "sample(Tensor importance, Tensor pruned, SymInt keep, SymInt seed, int use, Tensor index) -> Tensor",
-    "select_chunks(Tensor importance, Tensor pruned, SymInt keep, SymInt chunk, str cut, SymInt seed, Tensor index)"
-    " -> Tensor",
-)
-"""The same as in ``csrc/schemas.h``. Seeds are symbolic: torch.compile must not compile anew for each of them."""
+STATEMENT = "\n".join(["avcl ops:", *(op.schema for op in OPS.values() if op.native), ""])
+"""What a library says of itself that has kernels for these ops, see ``csrc/ops.h``."""
 
 FOLDER = Path(__file__).parent
 LIBRARIES = {"CPU": "_C", "CUDA": "_C_cuda"}
 MODES = ("auto", "native", "reference")
-INSTRUCTIONS = ("generic", "avx2", "avx512", "amx")
+INSTRUCTIONS = ("generic", "avx2", "avx512")
 """What the kernels of the CPU exist for; the last that the processor has is used."""
 
 
@@ -45,16 +37,15 @@ class Backend(NamedTuple):
 def backends() -> Iterator[Backend]:
     """What runs, for every device and op, as the dispatcher has it."""
     for device, reason in _REASONS.items():
-        for op in KERNELS:
-            native = torch._C._dispatch_has_kernel_for_dispatch_key(f"avcl::{op}", device)
-            yield Backend(op, device, native, reason)
+        for name, op in OPS.items():
+            native = torch._C._dispatch_has_kernel_for_dispatch_key(f"avcl::{name}", device)
+            yield Backend(name, device, native, reason if op.native else "needs no native form")
 
 
 def lines() -> Iterator[tuple[str, str]]:
     """What runs, for people."""
     for op, device, native, reason in backends():
-        vectors = device == "CPU" and op in ("importance", "correlation")
-        how = f"native, {instructions()} kernels" if native and vectors else "native"
+        how = f"native, {instructions()} kernels" if (op, device) == ("importance", "CPU") and native else "native"
         if device == "CUDA" and not torch.cuda.is_available():
             how += ", but there is no device"
         yield f"{op} on {device}", how if native else f"PyTorch: {reason}"
@@ -87,22 +78,25 @@ def obstacle(device: str, mode: str, folder: Path = FOLDER) -> str:
     if path is None:
         return f"{name} was not built; to see why: AVCL_BUILD_{'CUDA' if device == 'CUDA' else 'EXT'}=1 pip install -v"
     # A library cannot be unloaded, and one of another version would register kernels that do not fit.
-    content = path.read_bytes()
-    if not all(schema.encode() in content for schema in SCHEMAS):
+    if STATEMENT.encode() not in path.read_bytes():
         return f"{path.name} is of another version of avcl; reinstall avcl"
     return ""
 
 
-def _load(mode: str) -> dict[str, str]:
-    """Load what can be loaded; for each device why not, or the instructions that the kernels use."""
+def load(mode: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Load what can be loaded; for each device why not, or nothing.
+
+    Raises:
+        ImportError: ``mode`` is ``native`` and the library of a device that is there cannot be loaded.
+    """
     if mode not in MODES:
-        raise ValueError(f"AVCL_OPS: {mode!r} is not known; allowed: {', '.join(MODES)}")
+        raise ValueError(f"AVCL_OPS: invalid value {mode!r}: must be one of {', '.join(MODES)}")
     reasons = {}
     for device, name in LIBRARIES.items():
-        reason = obstacle(device, mode)
+        reason = obstacle(device, mode, folder)
         if not reason:
             try:
-                torch.ops.load_library(find(name))
+                torch.ops.load_library(find(name, folder))
             except OSError as error:
                 reason = f"{name} cannot be loaded: {error}"
         needed = device == "CPU" or torch.cuda.is_available()
@@ -112,32 +106,12 @@ def _load(mode: str) -> dict[str, str]:
     return reasons
 
 
-def _scores(query: Tensor, key: Tensor, *_: object) -> Tensor:
-    return query.new_empty((key.shape[0], key.shape[2]), dtype=wide(query, key))
-
-
-def _correlations(key: Tensor, past: Tensor, now: Tensor, *_: object) -> Tensor:
-    return key.new_empty((key.shape[0], key.shape[2]), dtype=wide(key, past, now))
-
-
-def _flags(correlation: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(correlation, dtype=torch.bool, memory_format=torch.contiguous_format)
-
-
-def _indices(importance: Tensor, pruned: Tensor, keep: int, *_: object) -> Tensor:
-    return importance.new_empty((importance.shape[0], keep), dtype=torch.int64)
-
-
-_REASONS = _load(os.environ.get("AVCL_OPS") or "auto")
-_SHAPES: tuple[Callable[..., Tensor], ...] = (_scores, _correlations, _flags, _indices, _indices)
-_FAKES = dict(zip(KERNELS, _SHAPES, strict=True))
 _LIBRARY = torch.library.Library("avcl", "FRAGMENT")
-for _schema in SCHEMAS:
-    _op = _schema.partition("(")[0]
-    if _REASONS["CPU"]:
-        _LIBRARY.define(_schema)
+for _name, _op in OPS.items():
+    _LIBRARY.define(_op.schema)
     # whatever has no kernel of its own takes this one; a kernel for the device goes first
-    _LIBRARY.impl(_op, KERNELS[_op], "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, _op.kernel, "CompositeExplicitAutograd")
     # scores carry no gradient, and indices have none
-    _LIBRARY.impl(_op, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"avcl::{_op}", _FAKES[_op], lib=_LIBRARY)
+    _LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"avcl::{_name}", _op.fake, lib=_LIBRARY)
+_REASONS = load(os.environ.get("AVCL_OPS") or "auto")

@@ -32,8 +32,13 @@ def words(seed: int, use: int, index: Tensor, columns: int) -> Tensor:
     A clip that is twice in the batch gets the same words twice.
     """
     row = index.long()[:, None]
-    column = torch.arange(columns, device=index.device).expand(len(index), -1)
-    counter = (column, row & WORD, (row >> 32) & WORD, torch.full_like(column, use))
+    column = torch.arange(columns, device=index.device)[None]
+    counter = (
+        column,
+        row & WORD,
+        (row >> 32) & WORD,
+        torch.full_like(column[:, :1], use),
+    )  # these grow to (B, columns)
     return philox(counter, (seed & WORD, (seed >> 32) & WORD))[0]
 
 

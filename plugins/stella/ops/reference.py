@@ -1,17 +1,18 @@
-"""The ops of the namespace ``avcl`` in plain PyTorch: the oracle of the native ones, and what runs in their absence.
+"""The ops of the namespace ``avcl``: their schemas, their shapes, and in plain PyTorch what they do.
 
-No attention map between all patches of all heads is ever held. Draws are functions of
-(seed, use, clip index, column), see ``philox``; equal weights give equal indices on every device, so sums over
-weights have a fixed order and nothing else than + * / is done to them.
+These forms are the oracle of the native kernels and run in their absence. No attention map between all patches of
+all heads is ever held. Draws are functions of (seed, use, clip index, column), see ``philox``; equal weights give
+equal indices on every device, so sums over weights have a fixed order and nothing else than + * / is done to them.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce, wraps
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from avcl.plugins.stella.ops.philox import Use, exponential, words
 
@@ -19,8 +20,35 @@ from avcl.plugins.stella.ops.philox import Use, exponential, words
 HARDLY_EVER = 2.0**-300  # patches without importance
 NEVER = 2.0**-900  # pruned patches
 
-KERNELS: dict[str, Callable[..., Tensor]] = {}
-"""The ops by name."""
+BLOCK = 8  # clips whose keys are gathered at once
+
+
+class Op(NamedTuple):
+    """One op: its schema, what it does in PyTorch, an empty result of the right shape, whether kernels exist."""
+
+    schema: str
+    kernel: Callable[..., Tensor]
+    fake: Callable[..., Tensor]
+    native: bool
+
+
+OPS: dict[str, Op] = {}
+"""All ops by name. Those that are native are also in ``csrc/ops.h``."""
+
+
+def op(fake: Callable[..., Tensor], *, native: bool = False) -> Callable[[Callable[..., Tensor]], Callable]:
+    """Make a function an op: its signature is the schema; numbers are symbolic, so no seed is compiled anew."""
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def kernel(first: Tensor, *args: Any) -> Tensor:
+            with exactly(first):
+                return function(first, *args)
+
+        name = function.__name__
+        OPS[name] = Op(name + torch.library.infer_schema(function, mutates_args=()), kernel, fake, native)
+        return kernel
+
+    return register
 
 
 @contextmanager
@@ -30,49 +58,67 @@ def exactly(tensor: Tensor) -> Iterator[None]:
         yield
 
 
-def _kernel(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @wraps(op)
-    def exact(first: Tensor, *args: Any) -> Tensor:
-        with exactly(first):
-            return op(first, *args)
-
-    KERNELS[op.__name__] = exact
-    return exact
+def wide(*tensors: Tensor) -> torch.dtype:
+    """What scores are computed in: float32, or float64 where one of the tensors is."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
-@_kernel
+def _scores(query: Tensor, key: Tensor, *_: object) -> Tensor:
+    return query.new_empty((key.shape[0], key.shape[2]), dtype=wide(query, key))
+
+
+def _correlations(key: Tensor, past: Tensor, now: Tensor, *_: object) -> Tensor:
+    return key.new_empty((key.shape[0], key.shape[2]), dtype=wide(key, past, now))
+
+
+def _flags(correlation: Tensor, *_: object) -> Tensor:
+    return correlation.new_empty(correlation.shape, dtype=torch.bool)
+
+
+def _indices(importance: Tensor, pruned: Tensor, keep: int, *_: object) -> Tensor:
+    return importance.new_empty((importance.shape[0], keep), dtype=torch.int64)
+
+
+@op(_scores, native=True)
 def importance(query: Tensor, key: Tensor, scale: float, temperature: float) -> Tensor:
-    """Mean over heads and queries of the row softmax, (B, L), head by head."""
+    """Mean over heads and queries of the row softmax, (B, L), one head at a time: its map fits into the cache."""
     dtype = wide(query, key)
-    attended = [
-        (q @ k.mT).mul_(scale / temperature).softmax(-1).mean(1)
-        for q, k in zip(query.to(dtype).unbind(1), key.to(dtype).unbind(1), strict=True)
-    ]
-    return torch.stack(attended).mean(0)
+    out = query.new_zeros((key.shape[0], key.shape[2]), dtype=dtype)
+    for clip, total in enumerate(out):
+        for q, k in zip(query[clip], key[clip], strict=True):
+            total += (q.to(dtype) @ k.to(dtype).mT).mul_(scale / temperature).softmax(-1).mean(0)
+    return out / query.shape[1]
 
 
-@_kernel
+@op(_correlations)
 def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: float, temperature: float) -> Tensor:
     """Mean over heads of the logistic function of how much better the past query fits, (B, L), at ``top``."""
     dtype = wide(key, past, now)
-    drift = torch.einsum("bhld,bhd->bhl", key.to(dtype), past.to(dtype) - now.to(dtype))
-    return only(top, (drift * (scale / temperature)).sigmoid().mean(1))
+    drift = (past.to(dtype) - now.to(dtype)) * (scale / temperature)
+    clips, heads, patches, width = key.shape
+    scores = []
+    for start in range(0, clips, BLOCK):
+        part = slice(start, start + BLOCK)
+        rows = flat_rows(key[part]).index_select(0, flat_positions(top[part], patches).flatten())
+        fit = rows.to(dtype).view(-1, top.shape[1], heads, width) * drift[part, None]
+        scores.append(fit.sum(3).sigmoid_().mean(2))
+    return torch.zeros(clips, patches, dtype=dtype, device=key.device).scatter_(1, top, torch.cat(scores))
 
 
-@_kernel
+@op(_flags)
 def prune(correlation: Tensor, seed: int, use: int, index: Tensor) -> Tensor:
     """True with probability ``correlation (B, L)``."""
     return words(seed, use, index, correlation.shape[1]) < correlation.double() * 2.0**32
 
 
-@_kernel
+@op(_indices, native=True)
 def sample(importance: Tensor, pruned: Tensor, keep: int, seed: int, use: int, index: Tensor) -> Tensor:
     """The first ``keep`` columns (B, keep) of the race."""
     weight = (importance.double() + HARDLY_EVER).masked_fill(pruned, 0)
     return race(weight, seed=seed, use=use, index=index)[:, :keep].contiguous()
 
 
-@_kernel
+@op(_indices, native=True)
 def select_chunks(
     importance: Tensor, pruned: Tensor, keep: int, chunk: int, cut: str, seed: int, index: Tensor
 ) -> Tensor:
@@ -103,28 +149,27 @@ def race(weight: Tensor, *, seed: int, use: int, index: Tensor) -> Tensor:
     return arrival.argsort(dim=1, stable=True)
 
 
-def only(top: Tensor, values: Tensor) -> Tensor:
-    """``values (B, L)`` at ``top (B, K)``, 0 elsewhere."""
-    return torch.zeros_like(values).scatter(1, top, values.gather(1, top))
+def flat_rows(heads: Tensor) -> Tensor:
+    """``heads (B, H, L, d)`` as (B * L, H * d): most often, heads of a patch lie side by side, and this is no copy."""
+    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def wide(*tensors: Tensor) -> torch.dtype:
-    """What scores are computed in: float32, or float64 where one of the tensors is."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+def flat_positions(top: Tensor, patches: int) -> Tensor:
+    """Where the patches ``top (B, K)`` of each clip are in ``flat_rows``."""
+    return top + patches * torch.arange(len(top), device=top.device)[:, None]
 
 
 def _fold(values: Tensor) -> Tensor:
     """The sum over the last axis, upper half onto lower half: one order on every device."""
     while (count := values.shape[-1]) > 1:
         half = 1 << (count - 1).bit_length() - 1
-        upper = torch.nn.functional.pad(values[..., half:], (0, 2 * half - count))
-        values = values[..., :half] + upper
+        values = values[..., :half] + pad(values[..., half:], (0, 2 * half - count))
     return values.squeeze(-1)
 
 
 def _drop_head(rank: Tensor, coin: Tensor) -> Tensor:
     """Which chunks lose patches at their head, were they cut (B, C): only the next chunk ranks before them."""
     last = rank.shape[1]  # beyond either end nothing is ever taken
-    before = torch.nn.functional.pad(rank, (1, 0), value=last)[:, :-1] < rank
-    after = torch.nn.functional.pad(rank, (0, 1), value=last)[:, 1:] < rank
+    before = pad(rank, (1, 0), value=last)[:, :-1] < rank
+    after = pad(rank, (0, 1), value=last)[:, 1:] < rank
     return torch.where(before == after, coin, after)

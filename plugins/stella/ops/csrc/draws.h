@@ -91,8 +91,6 @@ AVCL_BOTH inline double patch_weight(double importance, bool pruned) {
   return pruned ? 0.0 : plus(importance, kHardlyEver);
 }
 
-AVCL_BOTH inline bool falls(uint32_t word, double chance) { return static_cast<double>(word) < times(chance, 0x1p32); }
-
 // Half the smallest power of two that is not below `count`: where the sum over a chunk is folded first.
 AVCL_BOTH inline int64_t first_fold(int64_t count) {
   int64_t half = 1;

@@ -1,13 +1,17 @@
-// What the kernels of all instruction sets share: how a score is asked for, and how work is split.
+// What the kernels of all instruction sets share: how importance is asked for, and how its work is split.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-// Older compilers do not know these instructions, and other systems not how to ask for them.
-#if defined(__x86_64__) && defined(__linux__) && \
-    (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
-#define AVCL_HAS_AMX
+// Compiles the functions of a file for an instruction set, whatever the compiler's flags.
+#define AVCL_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define AVCL_TARGET(set) AVCL_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define AVCL_TARGET_END AVCL_PRAGMA(clang attribute pop)
+#else
+#define AVCL_TARGET(set) AVCL_PRAGMA(GCC target(set))
+#define AVCL_TARGET_END
 #endif
 
 namespace avcl {
@@ -18,42 +22,43 @@ enum class Type { kFloat, kDouble, kBFloat16, kHalf };
 struct Heads {
   const void* data;
   Type type;
-  int64_t length;
-  int64_t clip, head, row, column;
+  int64_t length, clip, head, row, column;
 };
 
-// Which rows of which heads one task adds up. The split depends on the sizes alone, never on the threads.
-struct Split {
+// Column means of a softmax: `scale` times log2(e) is for powers of 2. One task adds up a group of rows of one clip;
+// groups depend on the sizes alone, never on the number of threads.
+struct Question {
   static constexpr int64_t kRows = 288, kGroups = 16;
+  Heads query, key;
+  int64_t depth;
+  double scale;
   int64_t blocks, units, per_group, groups;
 
-  Split(int64_t heads, int64_t rows)
-      : blocks((rows + kRows - 1) / kRows),
+  Question(const Heads& query, const Heads& key, int64_t heads, int64_t depth, double scale)
+      : query(query),
+        key(key),
+        depth(depth),
+        scale(scale),
+        blocks((query.length + kRows - 1) / kRows),
         units(heads * blocks),
         per_group((units + kGroups - 1) / kGroups),
         groups((units + per_group - 1) / per_group) {}
+
+  bool wide() const { return query.type == Type::kDouble; }  // double in, double out; else float
 };
 
 struct Kernels {
   const char* name;
-  int64_t padding;  // of the number of keys, in elements of float; half as many suffice for double
-  size_t (*scratch)(int64_t keys, int64_t depth, bool wide);
-  // Adds up softmax columns over one group of one clip, into sums (padded keys) of float or, if wide, double.
-  void (*importance)(const Heads& query, const Heads& key, const Split& split, int64_t clip, int64_t group,
-                     int64_t depth, double scale, bool wide, void* scratch, void* sums);
-  // One clip's correlation at `top`, into `out` of float or, if wide, double.
-  void (*correlation)(const Heads& key, const Heads& past, const Heads& now, int64_t clip, int64_t heads,
-                      int64_t depth, const int64_t* top, int64_t top_stride, int64_t tops, double scale, bool wide,
-                      void* scratch, void* out);
+  int64_t padding;  // of the number of keys, in elements
+  size_t (*scratch)(const Question& question);  // bytes
+  // Adds up the softmax columns of one group of one clip, into `sums` (padded keys).
+  void (*importance)(const Question& question, int64_t clip, int64_t group, void* scratch, void* sums);
 };
 
 const Kernels& generic();
 #if defined(__x86_64__)
 const Kernels& avx2();
 const Kernels& avx512();
-#endif
-#if defined(AVCL_HAS_AMX)
-const Kernels& amx();
 #endif
 
 // The best that this processor has, or the one named `wanted`; null where it has none of that name.

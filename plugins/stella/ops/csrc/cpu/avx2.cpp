@@ -4,21 +4,14 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
-
-#define AVCL_ISA isa_avx2
+AVCL_TARGET("avx2,fma")
+#define AVCL_ISA avx2_set
 #define AVCL_NAME "avx2"
 #define AVCL_BYTES 32
 #define AVCL_ROWS 6
+#define AVCL_FMA(type) _mm256_fmadd_##type
 #include "kernel.h"
 
-const avcl::Kernels& avcl::avx2() { return isa_avx2::kernels; }
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+const avcl::Kernels& avcl::avx2() { return avx2_set::kernels; }
+AVCL_TARGET_END
 #endif

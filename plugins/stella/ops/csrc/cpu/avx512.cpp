@@ -4,21 +4,14 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
-#endif
-
-#define AVCL_ISA isa_avx512
+AVCL_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#define AVCL_ISA avx512_set
 #define AVCL_NAME "avx512"
 #define AVCL_BYTES 64
 #define AVCL_ROWS 12
+#define AVCL_FMA(type) _mm512_fmadd_##type
 #include "kernel.h"
 
-const avcl::Kernels& avcl::avx512() { return isa_avx512::kernels; }
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+const avcl::Kernels& avcl::avx512() { return avx512_set::kernels; }
+AVCL_TARGET_END
 #endif

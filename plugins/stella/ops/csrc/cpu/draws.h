@@ -1,4 +1,4 @@
-// Prune, sample and Algorithm 1 for single clips, on the CPU.
+// Sampling and Algorithm 1 for single clips, on the CPU.
 #pragma once
 
 #include <algorithm>

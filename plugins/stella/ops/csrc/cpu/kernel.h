@@ -1,16 +1,14 @@
-// Column means of a softmax and correlation for one instruction set. Included once for each of them, with
-//   AVCL_ISA    the namespace, AVCL_NAME its name
+// Column means of a softmax for one instruction set. Included once for each of them, with
+//   AVCL_ISA    the namespace, AVCL_NAME  its name
 //   AVCL_BYTES  of a vector, AVCL_ROWS  of queries that one tile of registers holds
-//   AVCL_TILES  where scores come from matrix tiles, see tiles.h
-// A tile's scores over all keys fit into the cache: one pass, and no map is ever written to memory.
+//   AVCL_FMA    of its intrinsics, where it has one
+// The scores of a tile of queries over all keys fit into the cache: one pass, and no map is ever written to memory.
 // Nothing here may come from a header: an inline function compiled for this set must not be shared with others.
 #include "vector.h"
-#include "softmax.h"
-#ifdef AVCL_TILES
-#include "tiles.h"
-#endif
 
 namespace avcl::AVCL_ISA {
+
+constexpr int64_t padded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
 // Scores of AVCL_ROWS queries, (depth, AVCL_ROWS), and one panel of keys, (depth, kPanel), into rows of `scores`.
 template <typename T>
@@ -31,117 +29,89 @@ inline void tile(const T* query, const T* key, int64_t depth, T* scores, int64_t
   }
 }
 
-// The keys of one head in panels: (keys / kPanel, depth, kPanel).
+// `count` rows of one head from `row` on, times `scale`, next to each other: (depth, width), zeros for the missing.
 template <typename T>
-inline void pack_keys(const Heads& key, int64_t clip, int64_t head, int64_t depth, T* packed) {
-  constexpr int kP = kPanel<T>;
-  for (int64_t j = 0; j < padded(key.length, kP); ++j) {
-    T* column = packed + j / kP * kP * depth + j % kP;
-    prefetch(key, clip, head, j + kAhead, depth);
-    if (j < key.length)
-      read<T>(key, clip, head, j, depth, column, kP, 1);
+inline void pack(const Heads& x, int64_t clip, int64_t head, int64_t row, int64_t count, int width, int64_t depth,
+                 T scale, T* packed) {
+  for (int64_t r = 0; r < width; ++r) {
+    prefetch(x, clip, head, row + kAhead + r, depth);
+    if (r < count)
+      read<T>(x, clip, head, row + r, depth, packed + r, width, scale);
     else
-      for (int64_t k = 0; k < depth; ++k) column[k * kP] = 0;
+      for (int64_t k = 0; k < depth; ++k) packed[k * width + r] = 0;
   }
 }
 
+// Of one row of scores, 2^(score - largest); returns 1 / their sum.
 template <typename T>
-void importance(const Heads& query, const Heads& key, const Split& split, int64_t clip, int64_t group, int64_t depth,
-                T scale, T* scratch, T* sums) {
-  constexpr int kP = kPanel<T>;
-  const int64_t keys = key.length, pitch = padded(keys, kP);
-  T *keys_packed = scratch, *scores = keys_packed + pitch * depth, *queries = scores + pitch * AVCL_ROWS;
-  for (int64_t j = 0; j < pitch; ++j) sums[j] = 0;
-  const int64_t first = group * split.per_group;
-  const int64_t last = first + split.per_group < split.units ? first + split.per_group : split.units;
-  for (int64_t unit = first, next; unit < last; unit = next) {  // one head's at a time
-    const int64_t head = unit / split.blocks, past = (head + 1) * split.blocks;
-    next = past < last ? past : last;
-    int64_t row = (unit - head * split.blocks) * Split::kRows, end = (next - head * split.blocks) * Split::kRows;
-    if (end > query.length) end = query.length;
-#ifdef AVCL_TILES
-    if constexpr (sizeof(T) == sizeof(float))
-      row = by_tiles(query, key, clip, head, row, end, depth, scale, scratch, sums);
-#endif
-    if (row < end) pack_keys<T>(key, clip, head, depth, keys_packed);
-    for (; row < end; row += AVCL_ROWS) {
-      const int rows = end - row < AVCL_ROWS ? static_cast<int>(end - row) : AVCL_ROWS;
-      for (int r = 0; r < AVCL_ROWS; ++r) {
-        prefetch(query, clip, head, row + AVCL_ROWS + r, depth);
-        if (r < rows)
-          read<T>(query, clip, head, row + r, depth, queries + r, AVCL_ROWS, scale);
-        else
-          for (int64_t k = 0; k < depth; ++k) queries[k * AVCL_ROWS + r] = 0;
-      }
-      for (int64_t j = 0; j < pitch; j += kP) tile<T>(queries, keys_packed + j * depth, depth, scores + j, pitch);
-      add_rows<T>(scores, rows, pitch, keys, pitch, T{1}, sums);
-    }
-  }
-}
-
-template <typename T>
-void correlation(const Heads& key, const Heads& past, const Heads& now, int64_t clip, int64_t heads, int64_t depth,
-                 const int64_t* top, int64_t top_stride, int64_t tops, T scale, T* scratch, T* out) {
+inline T soften(T* scores, int64_t pitch) {
   constexpr int kW = kWidth<T>;
-  const int64_t pitch = padded(depth, kW), head_pitch = padded(heads, kW);
-  T *difference = scratch, *row = difference + heads * pitch, *drift = row + pitch;
-  for (int64_t i = 0; i < heads * pitch + pitch + head_pitch; ++i) scratch[i] = 0;
-  for (int64_t head = 0; head < heads; ++head) {
-    read<T>(now, clip, head, 0, depth, difference + head * pitch, 1, 1);
-    read<T>(past, clip, head, 0, depth, row, 1, 1);
-    // downwards: exp2(-x) is what the logistic function needs
-    for (int64_t k = 0; k < depth; ++k) difference[head * pitch + k] = (difference[head * pitch + k] - row[k]) * scale;
+  V<T> top = at(scores);
+  for (int64_t j = kW; j < pitch; j += kW) top = at(scores + j) > top ? at(scores + j) : top;
+  const V<T> most = splat(largest<T>(top));
+  V<T> left = {}, right = {};
+  for (int64_t j = 0; j < pitch; j += 2 * kW) {
+    left += at(scores + j) = exp2<T>(at(scores + j) - most);
+    right += at(scores + j + kW) = exp2<T>(at(scores + j + kW) - most);
   }
-  for (int64_t t = 0; t < tops; ++t) {
-    const int64_t j = top[t * top_stride];
-    for (int64_t head = 0; head < heads; ++head) {
-      read<T>(key, clip, head, j, depth, row, 1, 1);
-      V<T> total = {};
-      for (int64_t k = 0; k < pitch; k += kW) total = mul_add(at(row + k), at(difference + head * pitch + k), total);
-      drift[head] = sum<T>(total);
-    }
-    T share = 0;
-    for (int64_t head = 0; head < heads; head += kW) {
-      const V<T> x = at(drift + head), most = splat(-Lanes<T>::kLowest);
-      const V<T> part = splat(T{1}) / (splat(T{1}) + exp2<T>(x > most ? most : x));
-      for (int lane = 0; lane < kW && head + lane < heads; ++lane) share += part[lane];
-    }
-    out[j] = share / static_cast<T>(heads);
+  return T{1} / sum<T>(left + right);
+}
+
+// Adds the softmax of up to AVCL_ROWS rows of scores to the sums of the columns; keys are padded to `pitch`.
+template <typename T>
+inline void add_rows(T* scores, int64_t rows, int64_t keys, int64_t pitch, T* sums) {
+  T share[AVCL_ROWS];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = keys; j < pitch; ++j) scores[r * pitch + j] = -__builtin_inf();
+    share[r] = soften<T>(scores + r * pitch, pitch);
+  }
+  for (int64_t j = 0; j < pitch; j += kWidth<T>) {
+    V<T> total = at(sums + j);
+    for (int64_t r = 0; r < rows; ++r) total = mul_add(at(scores + r * pitch + j), splat(share[r]), total);
+    at(sums + j) = total;
   }
 }
 
-size_t scratch(int64_t keys, int64_t depth, bool wide) {
-  const int64_t panel = wide ? kPanel<double> : kPanel<float>;
-  const size_t bytes = (padded(keys, panel) * (depth + AVCL_ROWS) + depth * AVCL_ROWS) * (wide ? 8 : 4);
-#ifdef AVCL_TILES
-  const size_t for_tiles = tile_scratch(keys, depth);
-  return bytes > for_tiles ? bytes : for_tiles;
-#else
-  return bytes;
-#endif
+template <typename T>
+void importance(const Question& question, int64_t clip, int64_t group, T* scratch, T* sums) {
+  constexpr int kP = kPanel<T>;
+  const Heads &query = question.query, &key = question.key;
+  const int64_t depth = question.depth, keys = key.length, pitch = padded(keys, kP);
+  T *packed = scratch, *scores = packed + pitch * depth, *queries = scores + pitch * AVCL_ROWS;
+  for (int64_t j = 0; j < pitch; ++j) sums[j] = 0;
+  const int64_t first = group * question.per_group, all = first + question.per_group;
+  const int64_t last = all < question.units ? all : question.units;
+  for (int64_t unit = first, head = -1; unit < last; ++unit) {
+    if (unit / question.blocks != head) {
+      head = unit / question.blocks;
+      for (int64_t j = 0; j < pitch; j += kP)
+        pack<T>(key, clip, head, j, keys - j, kP, depth, 1, packed + j * depth);
+    }
+    const int64_t start = (unit - head * question.blocks) * Question::kRows, end = start + Question::kRows;
+    for (int64_t row = start; row < end && row < query.length; row += AVCL_ROWS) {
+      const int64_t left = (end < query.length ? end : query.length) - row, rows = left < AVCL_ROWS ? left : AVCL_ROWS;
+      pack<T>(query, clip, head, row, rows, AVCL_ROWS, depth, static_cast<T>(question.scale), queries);
+      for (int64_t j = 0; j < pitch; j += kP) tile<T>(queries, packed + j * depth, depth, scores + j, pitch);
+      add_rows<T>(scores, rows, keys, pitch, sums);
+    }
+  }
+}
+
+template <typename T>
+size_t scratch_of(const Question& question) {
+  return (padded(question.key.length, kPanel<T>) * (question.depth + AVCL_ROWS) + question.depth * AVCL_ROWS) *
+      sizeof(T);
 }
 
 const Kernels kernels = {
     AVCL_NAME,
-    kPanel<float>,
-    scratch,
-    [](const Heads& query, const Heads& key, const Split& split, int64_t clip, int64_t group, int64_t depth,
-       double scale, bool wide, void* scratch, void* sums) {
-      if (wide)
-        importance<double>(query, key, split, clip, group, depth, scale, static_cast<double*>(scratch),
-                           static_cast<double*>(sums));
+    kPanel<float>,  // a multiple of kPanel<double>
+    [](const Question& question) { return question.wide() ? scratch_of<double>(question) : scratch_of<float>(question); },
+    [](const Question& question, int64_t clip, int64_t group, void* scratch, void* sums) {
+      if (question.wide())
+        importance(question, clip, group, static_cast<double*>(scratch), static_cast<double*>(sums));
       else
-        importance<float>(query, key, split, clip, group, depth, static_cast<float>(scale),
-                          static_cast<float*>(scratch), static_cast<float*>(sums));
-    },
-    [](const Heads& key, const Heads& past, const Heads& now, int64_t clip, int64_t heads, int64_t depth,
-       const int64_t* top, int64_t top_stride, int64_t tops, double scale, bool wide, void* scratch, void* out) {
-      if (wide)
-        correlation<double>(key, past, now, clip, heads, depth, top, top_stride, tops, scale,
-                            static_cast<double*>(scratch), static_cast<double*>(out));
-      else
-        correlation<float>(key, past, now, clip, heads, depth, top, top_stride, tops, static_cast<float>(scale),
-                           static_cast<float*>(scratch), static_cast<float*>(out));
+        importance(question, clip, group, static_cast<float*>(scratch), static_cast<float*>(sums));
     },
 };
 

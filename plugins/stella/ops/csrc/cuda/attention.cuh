@@ -1,4 +1,4 @@
-// Column means of a softmax in two passes over tiles of scores, and correlation: no map reaches global memory.
+// Column means of a softmax in two passes over tiles of scores: no map reaches global memory.
 //
 // First pass: largest score and sum of every row. Second pass: the same scores once more, summed down the columns.
 // Every sum has a fixed order and there are no atomics. bf16 and half go through tensor cores, float and double not.
@@ -212,25 +212,6 @@ __global__ void mean_heads(const Acc* sums, int64_t clips, int64_t heads, int64_
   double total = 0;
   for (int64_t head = 0; head < heads; ++head) total += sums[(clip * heads + head) * length + column];
   out[i] = static_cast<Acc>(total / static_cast<double>(heads * rows));
-}
-
-// Correlation (B, L) at `top (B, K)`, one thread for each; the rest of `out` is left as it is.
-template <typename In, typename Acc>
-__global__ void correlate(DeviceHeads<In> key, const Acc* past, const Acc* now, const int64_t* top, int64_t clips,
-                          int64_t heads, int64_t depth, int64_t tops, Acc scale, Acc* out) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= clips * tops) return;
-  const int64_t clip = i / tops, column = top[i];
-  if (column < 0 || column >= key.length) return;
-  Acc total = 0;
-  for (int64_t head = 0; head < heads; ++head) {
-    const In* row = key.data + clip * key.clip + head * key.head + column * key.row;
-    const int64_t pooled = (clip * heads + head) * depth;
-    Acc drift = 0;  // towards now: 2^-x is what the logistic function needs
-    for (int64_t k = 0; k < depth; ++k) drift += Acc(number(row[k * key.column])) * (now[pooled + k] - past[pooled + k]);
-    total += Acc(1) / (Acc(1) + power(drift * scale));
-  }
-  out[clip * key.length + column] = total / static_cast<Acc>(heads);
 }
 
 }  // namespace avcl

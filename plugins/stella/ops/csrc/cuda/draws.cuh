@@ -1,4 +1,4 @@
-// Prune, sample and Algorithm 1 on the device; the numbers and their arithmetic are those of ../draws.h.
+// Sampling and Algorithm 1 on the device; the numbers and their arithmetic are those of ../draws.h.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,6 @@
 namespace avcl {
 
 constexpr int kDrawThreads = 256;
-
-__global__ void prune_patches(const double* chance, const int64_t* index, int64_t clips, int64_t patches, uint64_t seed,
-                      uint64_t use, bool* out) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < clips * patches) out[i] = falls(word(seed, use, index[i / patches], i % patches), chance[i]);
-}
 
 __global__ void patch_arrivals(const double* importance, const bool* pruned, const int64_t* index, int64_t clips,
                                int64_t patches, uint64_t seed, uint64_t use, uint64_t* times) {

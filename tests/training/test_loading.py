@@ -1,0 +1,69 @@
+"""What a data set or a backbone gets wrong is said at its first batch, in one line; nothing trains silently on it."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from avcl.compat import benchmark_from_datasets
+from avcl.errors import PluginError, UserError
+from avcl.plugins.finetune import Finetune
+from avcl.scenario import as_avalanche
+from avcl.testing import Noise, small_backbone
+from avcl.training.learner import Learner
+
+
+class Wrong(Dataset):
+    """The clips of Noise, each changed by ``change``."""
+
+    def __init__(self, change):
+        self.clips, self.change = Noise().clips(0, "train"), change
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        return self.change(self.clips[number])
+
+
+def broken(item):
+    raise KeyError("frames")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda item: item | {"frames": item["frames"].byte()},
+            r"scenario: frames are torch.uint8; must be norm",
+        ),
+        (lambda item: item | {"mel": item["mel"].mT}, r"scenario: mel are \(1, 32, 64\); .* built for \(1, 64, 32\)"),
+        (lambda item: {"frames": item["frames"]}, r"scenario: clips have no 'mel', only 'frames'"),
+        (lambda item: (item["frames"], item["mel"]), r"scenario: clips are a list; must be mappings of frames"),
+        (broken, r"object 'Wrong' .* failed in __getitem__: KeyError: 'frames'"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_that_are_no_clips(change, text, workers):
+    learner = Learner(backbone=small_backbone(), strategy=Finetune(), batch_size=4, workers=workers)
+    if workers:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+    stream = benchmark_from_datasets(train=[as_avalanche(Wrong(change))]).train_stream
+    with pytest.raises(UserError, match=text) as caught:
+        learner.train(stream)
+    assert isinstance(caught.value, PluginError) == (change is broken)
+
+
+def test_a_loss_term_that_is_no_number_a_clip():
+    backbone = small_backbone()
+    forward = backbone.forward
+
+    def averaged(clip, masks=None):
+        output = forward(clip, masks)
+        return dataclasses.replace(output, terms={**output.terms, "mae_audio": output.terms["mae_audio"].mean()})
+
+    backbone.forward = averaged
+    learner = Learner(backbone=backbone, strategy=Finetune(), batch_size=4)
+    with pytest.raises(UserError, match=r"backbone: the loss term 'mae_audio' is \(\); must be \(4,\), one a clip"):
+        learner.train(Noise().benchmark().train_stream[0])
