@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
-from avcl.compat import BaseSGDPlugin
-from avcl.errors import HiddenError, PluginError
+from avcl.compat import BaseSGDPlugin, benchmark_from_datasets
+from avcl.errors import PluginError
 from avcl.experiment import checkpoint
 from avcl.memory import Memory
-from avcl.scenario import Scenario
+from avcl.scenario import Scenario, as_avalanche
 from avcl.settings import fields
 from avcl.strategy import Rehearsal, Strategy
 from avcl.testing.promises import (
@@ -36,14 +38,18 @@ from avcl.training.learner import Learner
 Make = Callable[[], Strategy]
 
 
-def check_strategy(make: type[Strategy] | Make, promises: Sequence[Promise] = ()) -> None:
+def check_strategy(make: type[Strategy] | Make, promises: Sequence[Promise] = (), beside: Make | None = None) -> None:
     """BrokenPromise, which says what was found, at the first of ``promises`` that is broken; all by default.
 
     ``make`` is a strategy class, or a function that makes a new one every time, with the settings to be
     checked; a class that has a replay buffer gets a small one. Two tasks of random clips are trained by a
-    backbone of a few thousand weights.
+    backbone of a few thousand weights. ``beside`` makes another strategy for the same learner, behind it.
     """
-    keep(Strategy, _with_small_memory(make) if isinstance(make, type) else make, promises or PROMISES)
+    maker = _with_small_memory(make) if isinstance(make, type) else make
+    if beside is not None:
+        maker = functools.wraps(maker, updated=())(functools.partial(maker))
+        maker.beside = beside  # type: ignore[attr-defined]
+    keep(Strategy, maker, promises or PROMISES)
 
 
 def makes_its_state_in_begin(make: Make) -> None:
@@ -87,18 +93,37 @@ def is_deterministic(make: Make) -> None:
 
 def reads_no_labels(make: Make) -> None:
     """reads no labels or task ids, unless it declares needs_boundaries"""
-    if make().needs_boundaries:
-        return
-    found = []
+    scenarios = [Noise(clips_per_task=8, shift=shift) for shift in (0, 7)]
+    found = _blind(make, lambda learner, number: _train(learner, scenarios[number]), 2)
+    require(all(torch.equal(found[0], other) for other in found), "other labels and task ids gave other weights")
+
+
+def ignores_boundaries(make: Make) -> None:
+    """task-free: the same clips, cut into other tasks at other places, give the same weights"""
+    clips, cuts = Noise(clips_per_task=16).clips(0, "train"), ((0, 8, 16), (0, 4, 16), (0, 16))
+
+    def train(learner: Learner, number: int) -> Tensor:
+        tasks = [as_avalanche(Subset(clips, range(*pair))) for pair in itertools.pairwise(cuts[number])]
+        learner.loading.shuffle = False
+        learner.train(benchmark_from_datasets(train=tasks).train_stream)
+        return _weights(learner)
+
+    found = _blind(make, train, 3)
+    require(all(torch.equal(found[0], other) for other in found), "other task boundaries gave other weights")
+
+
+def _blind(make: Make, train: Callable[[Learner, int], Tensor], times: int) -> list[Tensor]:
+    """What each training gave; nothing of a strategy that may see, or that fails for other reasons than asking."""
+    found: list[Tensor] = []
     try:
-        for shift in (0, 7):
+        for number in range(0 if make().needs_boundaries else times):
             with random_state(0):
-                found.append(_train(_learner(make), Noise(clips_per_task=8, shift=shift)))
+                found.append(train(_learner(make), number))
     except PluginError as error:
-        if isinstance(error.__cause__, HiddenError):
+        if isinstance(error.__cause__, AttributeError):  # HiddenError is one
             raise
-        return  # whatever else goes wrong breaks another promise
-    require(torch.equal(*found), "other labels and task ids gave other weights")
+        return []  # another promise is broken
+    return found
 
 
 def has_no_side_effects(make: Make) -> None:
@@ -167,6 +192,7 @@ PROMISES: tuple[Promise, ...] = (
     refuses_invalid_settings,
     makes_its_state_in_begin,
     reads_no_labels,
+    ignores_boundaries,
     trains,
     adds_no_state,
     is_deterministic,
@@ -237,7 +263,8 @@ def _with_small_memory(cls: type[Strategy]) -> Make:
 
 def _learner(make: Make, beside: Strategy | None = None, order: int = 1, **settings: Any) -> Learner:
     defaults: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lr": 1e-3}
-    strategies = [make(), *([beside] if beside else [])][::order]
+    pair = getattr(make, "beside", None)
+    strategies = [make(), *([beside] if beside else []), *([pair()] if pair else [])][::order]
     return Learner(backbone=small_backbone(), strategy=strategies, **(defaults | settings))
 
 

@@ -25,8 +25,8 @@ IDENTITY = 0x1D  # a stream of random numbers that nothing else draws from
 class Batches(Sampler[list[tuple[int, int]]]):
     """The batches of one task over all its epochs, each a list of (epoch, clip number).
 
-    The order is a function of (seed, task, epoch); every process gets its own share of every epoch. Starts
-    at batch ``start``, so that a stopped run goes on where it was.
+    The order is a function of (seed, task, epoch), or without ``shuffle`` the data set's own; every process gets
+    its own share of every epoch. Starts at batch ``start``, so that a stopped run goes on where it was.
     """
 
     clips: int
@@ -35,6 +35,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
     seed: int
     task: int
     drop_last: bool = True
+    shuffle: bool = True
     rank: int = 0
     world: int = 1
     start: int = 0
@@ -51,7 +52,9 @@ class Batches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         mine = self.clips // self.world
         for epoch in range(self.start // max(self.per_epoch, 1), self.epochs):
-            order = np.random.default_rng((self.seed, self.task, epoch)).permutation(self.clips)
+            order = np.arange(self.clips)
+            if self.shuffle:
+                order = np.random.default_rng((self.seed, self.task, epoch)).permutation(order)
             order = order[self.rank :: self.world][:mine].tolist()
             for number in range(self.per_epoch):
                 if epoch * self.per_epoch + number >= self.start:
@@ -104,7 +107,7 @@ class Loading:
     """Makes the loaders of training and evaluation.
 
     ``seed`` of order and augmentation · ``workers``: processes that read clips, without influence on results ·
-    ``blind``: training items have neither label nor task.
+    ``blind``: training items have neither label nor task · ``shuffle``: False keeps the order of the data set.
     """
 
     batch_size: int
@@ -114,6 +117,7 @@ class Loading:
     drop_last: bool = True
     workers: int = 0
     blind: bool = True
+    shuffle: bool = True
     pin_memory: bool = False
 
     def order(self, clips: int, task: int, start: int = 0) -> Batches:
@@ -126,6 +130,7 @@ class Loading:
             seed=self.seed,
             task=task,
             drop_last=self.drop_last,
+            shuffle=self.shuffle,
             rank=distributed.rank(),
             world=world,
             start=start,

@@ -1,8 +1,8 @@
-"""Average and forgetting against matrices worked out by hand."""
+"""Average, learning accuracy and forgetting against matrices worked out by hand."""
 
 import pytest
 
-from avcl.metrics.continual import average, forgetting, forgetting_with_last
+from avcl.metrics.continual import average, forgetting, forgetting_with_last, learning_accuracy, summaries
 
 # after task 1, 2, 3 (rows): the score of tasks 1, 2, 3 (columns)
 SCORES = [[50.0, 10.0, 8.0], [30.0, 60.0, 12.0], [20.0, 45.0, 70.0]]
@@ -12,6 +12,21 @@ def test_average_is_over_the_tasks_seen():
     assert average(SCORES[:1]) == 50
     assert average(SCORES[:2]) == (30 + 60) / 2
     assert average(SCORES) == 45
+
+
+def test_learning_accuracy_is_the_diagonal():
+    assert learning_accuracy(SCORES[:1]) == 50
+    assert learning_accuracy(SCORES) == (50 + 60 + 70) / 3
+
+
+def test_who_learns_nothing_forgets_nothing_and_it_shows():
+    slow = summaries([[1.0, 1.0], [1.0, 1.0]])
+    assert (slow["forgetting"], slow["learning_accuracy"]) == (0, 1)
+
+
+def test_a_rank_that_rises_is_forgetting():
+    ranks = summaries([[3.0, 9.0], [5.0, 2.0]], higher_is_better=False)
+    assert ranks == {"average": 3.5, "learning_accuracy": 2.5, "forgetting": 2, "forgetting_with_last": 2 - 7}
 
 
 def test_chaudhry_forgetting_by_hand():

@@ -14,9 +14,13 @@ from torch import nn
 
 from avcl.memory import Memory
 from avcl.plugins.cls_er import CLSER
+from avcl.plugins.derpp import DERpp
+from avcl.plugins.er import ER
 from avcl.plugins.esmer import ESMER
 from avcl.plugins.gmed import GMED
 from avcl.plugins.mir import MIR
+from avcl.plugins.stella import Stella
+from avcl.plugins.stella.plus import StellaPlus
 from avcl.registry import registry
 from avcl.strategy import Rehearsal, Strategy
 from avcl.testing import check_strategy
@@ -38,6 +42,15 @@ def test_memory_may_have_another_precision_than_the_backbone(cls, dtype):
 
 def small():
     return Memory(capacity=8)
+
+
+@pytest.mark.parametrize(
+    ("cls", "beside"),
+    [(ER, DERpp), (StellaPlus, CLSER), (MIR, Stella)],
+    ids=["er-derpp", "stella-plus-cls-er", "mir-stella"],
+)
+def test_pairs_of_replaying_strategies_keep_every_promise(cls, beside):
+    check_strategy(cls, beside=lambda: beside(memory=small()))
 
 
 def test_a_strategy_that_rejects_every_clip_keeps_them_too():
@@ -78,6 +91,21 @@ class Offender(Strategy):
 class ReadsLabels(Offender):
     def factor(self, learner):
         return learner.batch.label.float().mean()
+
+
+class ContrastsTrueLabels(Offender):
+    def factor(self, learner):
+        return learner.mbatch[0]["label"].float().mean()
+
+
+class AddsALossAfterTheFirstBoundary(Offender):
+    def factor(self, learner):
+        return float(learner.tasks_done > 0)
+
+
+class AsksWhoeverCalledIt(Offender):
+    def factor(self, learner):
+        return float(inspect.stack()[2].frame.f_locals["self"].tasks_done)
 
 
 class ReadsLabelsOfTheData(Offender):
@@ -241,6 +269,9 @@ CAUGHT = {
     LogsNothingUseful: (testing.trains, "log() returned {'level': nan}; must be finite floats"),
     UndoesEveryStep: (testing.trains, "the weights are those of the beginning"),
     ReadsLabels: (testing.reads_no_labels, "failed in penalty: HiddenError: clip.label is hidden"),
+    ContrastsTrueLabels: (testing.reads_no_labels, "AttributeError: 'LearnerView' object has no attribute 'mbatch'"),
+    AddsALossAfterTheFirstBoundary: (testing.reads_no_labels, "has no attribute 'tasks_done'"),
+    AsksWhoeverCalledIt: (testing.ignores_boundaries, "other task boundaries gave other weights"),
     NeedsAFullMemory: (testing.trains, "failed in penalty: TypeError"),
     MakesStateLate: (testing.adds_no_state, "made after begin: level"),
     ChangesItsSetting: (testing.adds_no_state, "changed weight; keep what changes under another name"),

@@ -1,9 +1,9 @@
 """How fast and how large the selection is, in ratios to what one would write in PyTorch.
 
-python -m avcl.plugins.stella.ops.bench [--rounds 9] [--threads 2] [--device cpu] [--clips 12]
+python -m avcl.plugins.stella.ops.bench [--rounds 9] [--threads 2] [--device cpu] [--clips 12] [--cpu-time]
 
-Times are medians over rounds in which every form has its turn, so that a busy machine slows all of them; peaks of
-memory are those of fresh processes. "naive" is the authors' form, "fallback" what runs without a compiler.
+Times are medians over rounds in which every form has its turn, so that a busy machine slows all of them; where it is
+very busy, one thread and ``--cpu-time`` still tell. Peaks of memory are those of fresh processes. "naive" is the authors' form, "fallback" what runs without a compiler.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from avcl.plugins.stella.ops.philox import Use
 from avcl.plugins.stella.ops.reference import OPS
 
 Form = Callable[[], object]
+Clock = Callable[[], float]
 
 HEADS, AUDIO, VIDEO, WIDTH = 12, 512, 784, 64  # the published size
 FREQS, CHUNK = 8, 4
@@ -40,31 +41,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clips", type=int, default=12, help="of one process, as the authors trained")
+    parser.add_argument("--cpu-time", action="store_true", help="of the process, instead of time on the wall")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     device = torch.device(options.device)
     if options.peak:
         dtype, form = options.peak
         say(f"{peak(dtype, form):.1f}")
         return
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    say(f"{processor()}, torch {torch.__version__}, {options.threads} threads{load}")
+    say(f"{processor()}, torch {torch.__version__}, {options.threads} threads{load}{', CPU time' * options.cpu_time}")
     for name, how in native.lines():
         if name.endswith(device.type.upper()):
             say(f"    {name:24} {how}")
     torch.manual_seed(0)
     for dtype in ("float32", "bfloat16"):
         forms = importance_forms(dtype, device)
-        compare(f"importance {dtype}, B=8 H={HEADS} M={AUDIO} N={VIDEO} d={WIDTH}", forms, device, options.rounds)
+        compare(
+            f"importance {dtype}, B=8 H={HEADS} M={AUDIO} N={VIDEO} d={WIDTH}", forms, device, clock, options.rounds
+        )
         for form in forms if device.type == "cpu" else ():
             command = [sys.executable, "-m", __spec__.name, "--threads", str(options.threads), "--peak", dtype, form]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             say(f"    {form:24} {done.stdout.strip():>9} MB more at its peak")
     for title, forms in draw_forms(device).items():
-        compare(title, forms, device, options.rounds)
+        compare(title, forms, device, clock, options.rounds)
     title = f"whole selection of a step, {options.clips} clips and as many past ones"
-    compare(title, step_forms(options.clips, device), device, max(3, options.rounds // 2))
+    compare(title, step_forms(options.clips, device), device, clock, max(3, options.rounds // 2))
 
 
 def processor() -> str:
@@ -77,18 +82,18 @@ def processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def compare(title: str, forms: dict[str, Form], device: torch.device, rounds: int) -> None:
+def compare(title: str, forms: dict[str, Form], device: torch.device, clock: Clock, rounds: int) -> None:
     """Write the median time of each form, and how many times faster than the first it is."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for turn in range(rounds + 1):
         for name, form in forms.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             form()
             wait()
             if turn:  # the first warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     say(f"\n{title}")
     naive, *_ = (statistics.median(taken) for taken in times.values())
     for name, taken in times.items():

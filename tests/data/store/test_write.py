@@ -152,7 +152,7 @@ def test_a_merge_killed_at_any_moment_goes_on_to_the_same_store(play, peace, tmp
 def test_workers_die_with_the_command_and_it_goes_on_to_the_same_store(root, peace, tmp_path):
     chance, out = random.Random(0), tmp_path / "store"
     out.mkdir()
-    for kind in [signal.SIGKILL] * 20 + [signal.SIGINT]:
+    for kind in [signal.SIGKILL] * 8 + [signal.SIGINT]:
         code = (
             "from avcl.data.store.prepare import pre_decode; from avcl.scenarios.folder import Folder\n"
             f"settings = dict(root={str(root)!r}, max_bad_share=0.5, **{SMALL!r})\n"
