@@ -242,7 +242,7 @@ def _classes(manager: pluggy.PluginManager, kind: str) -> tuple[type[Component],
     found: list[type[Component]] = []
     for made in getattr(manager.hook, kind)():
         if not isinstance(made, Iterable):
-            raise PluginError(f"{kind}() returned {made!r}; a list of classes is needed")
+            raise PluginError(f"{kind}() returned {made!r}; must be a list of classes")
         found += made
     for cls in found:
         if wrong := _misfit(cls, kind):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -104,13 +104,14 @@ class Rehearsal(Strategy):
 
     Args:
         memory: Replay buffer.
-        replay: Replayed clips of each step; null for as many as are current.
+        replay: Replayed clips of each step: a number of them, or as a decimal (2.0) how many times as many as are
+            current; null for as many.
         contrastive_scope: Negatives of the contrastive loss: joint takes current and replayed clips together (one
             softmax over all, as the STELLA authors do), split keeps the two apart.
     """
 
     memory: Memory = field(default_factory=Memory)
-    replay: PositiveInt | None = None
+    replay: PositiveInt | PositiveFloat | None = None
     contrastive_scope: Literal["joint", "split"] = "joint"
 
     def begin(self, learner: LearnerView) -> None:
@@ -121,7 +122,13 @@ class Rehearsal(Strategy):
         """Stored clips on the learner's device and in its precision, or None while the memory is empty."""
         if not len(self.memory):
             return None
-        return self.memory.sample(self.replay or learner.num_current).to(learner.device, learner.dtype)
+        return self.memory.sample(self.wanted(learner)).to(learner.device, learner.dtype)
+
+    def wanted(self, learner: LearnerView) -> int:
+        """How many clips to replay in this step."""
+        if isinstance(self.replay, float):
+            return max(1, round(self.replay * learner.num_current))
+        return self.replay or learner.num_current
 
     def prepare(self, learner: LearnerView) -> None:
         """Append stored clips to the batch; the first step has none."""

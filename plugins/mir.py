@@ -55,7 +55,7 @@ class MIR(Rehearsal):
         """The most interfered candidates, in the order in which they were drawn."""
         if not len(self.memory):
             return None
-        wanted = self.replay or learner.num_current
+        wanted = self.wanted(learner)
         pool = self.memory.sample(self.candidates * wanted)
         increase = self.interference(learner, pool.clip.to(learner.device, learner.dtype))
         most = increase.topk(min(wanted, len(pool))).indices.sort().values

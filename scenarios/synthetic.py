@@ -103,7 +103,7 @@ class Synthetic(Scenario):
         ):
             if share * whole < 4:
                 few = f"{share * whole:.1f} {unit.split()[-1]}"
-                yield f"{key}: {share} of {whole} {unit} is {few}: at least 4 are needed, {4 / whole:.3g} or more"
+                yield f"{key}: {share} of {whole} {unit} is {few}: must be at least 4: {4 / whole:.3g} or more"
 
     @property
     def shape(self) -> Shape:

@@ -55,7 +55,7 @@ class Learner(BaseSGDTemplate):
         betas: Decay rates of Adam's first and second moment.
         weight_decay: Weight decay of matrices; vectors and position tables have none.
         warmup: Optimizer steps of linear learning-rate warm-up; 0 for none.
-        clip_norm: Gradient clipping: largest norm of all gradients; null for none.
+        clip_norm: Gradient clipping norm: gradients of a larger global norm are scaled down to it; null for none.
         precision: Precision of the forward passes, by autocast; weights stay in float32.
         workers: Loader processes that read clips; their number never changes a result.
         max_bad_share: Share of a task's clips that may be corrupt before the run ends.

@@ -43,10 +43,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -85,7 +85,7 @@ class Stella(Selective):
         select_by: Scores used: importance alone prunes nothing, correlation alone draws uniformly from what was not
             pruned.
         audio_selection: Audio patches in chunks of neighbours in time or frequency, or unconstrained, one by one.
-        chunk: Neighbours in a chunk, in patches along the axis (L_c).
+        chunk: Neighbours in a chunk (L_c): a share of the axis (paper: a sixteenth), or a number of patches.
         cut: Where the last chunk is cut: neighbours as the authors' code, tail as printed.
         matching_weight: Weight of the matching loss.
         heads: Attention heads of the matching module; must divide the backbone's width.
@@ -98,7 +98,7 @@ class Stella(Selective):
     correlation_temperature: PositiveFloat = 1.0
     select_by: Literal["both", "importance", "correlation"] = "both"
     audio_selection: Along = "time"
-    chunk: PositiveInt = 4
+    chunk: PositiveInt | Annotated[float, Field(gt=0, lt=1)] = 1 / 16
     cut: Cut = "neighbours"
     matching_weight: NonNegativeFloat = 1.0
     heads: PositiveInt = 12
@@ -107,7 +107,7 @@ class Stella(Selective):
     def begin(self, learner: LearnerView) -> None:
         """Make the matching module, from the run's initial weights where they have one."""
         super().begin(learner)
-        self.freqs = learner.backbone.grid.freqs
+        self.freqs, self.patches = learner.backbone.grid.freqs, in_patches(self.chunk, self.axis(learner))
         self.matching = Matching(learner.backbone.dim, self.heads, self.official_pooling)
         if given := learner.initial_state(self.name, "matching"):
             load_state(self.matching, renamed(given), f"{self.name}: initial weights")
@@ -188,7 +188,7 @@ class Stella(Selective):
                 audio_pruned,
                 audio_kept,
                 freqs=self.freqs,
-                chunk=self.chunk,
+                chunk=self.patches,
                 along=self.audio_selection,
                 cut=self.cut,
                 seed=seed,
@@ -216,15 +216,27 @@ class Stella(Selective):
         self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return binary_cross_entropy_with_logits(logits, own.to(logits.dtype))
 
+    def axis(self, learner: LearnerView) -> int:
+        """Patches of the axis along which audio is chunked."""
+        grid = learner.backbone.grid
+        return grid.freqs if self.audio_selection == "frequency" else grid.times
+
     def misfits(self, learner: LearnerView) -> Iterator[str]:
         """Settings that do not fit the backbone, one line each."""
-        dim, grid = learner.backbone.dim, learner.backbone.grid
+        dim = learner.backbone.dim
         if dim % self.heads:
             yield f"heads: {self.heads} does not divide the backbone's width {dim}; choose a divisor"
-        axis = {"time": grid.times, "frequency": grid.freqs}.get(self.audio_selection)
-        if axis is not None and axis % self.chunk:
+        axis = self.axis(learner)
+        if isinstance(self.chunk, int) and axis % self.chunk and self.audio_selection != "unconstrained":
             yield f"chunk: {self.chunk} does not divide the {axis} patches of {self.audio_selection}; choose a divisor"
         yield from super().misfits(learner)
+
+
+def in_patches(chunk: int | float, axis: int) -> int:
+    """The patches of a ``chunk``; of a share, the most that divide the ``axis`` and do not exceed it, but one."""
+    if isinstance(chunk, int):
+        return chunk
+    return next(patches for patches in range(max(1, int(axis * chunk)), 0, -1) if axis % patches == 0)
 
 
 def _entropy(weights: Tensor) -> Tensor:

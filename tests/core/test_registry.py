@@ -122,7 +122,7 @@ def component(hook: str, cls: str, body: str, decorator: str = "@dataclass(kw_on
         ),
         (
             HEAD + "@hookimpl\ndef strategies(): return Strategy",
-            "strategies() returned <class 'avcl.strategy.Strategy'>; a list of classes is needed",
+            "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes",
         ),
         (HEAD + "@hookimpl\ndef strategies(): return [3]", "strategies() returned 3, which is not a subclass of"),
         (HEAD + "@hookimpl\ndef strategies(): return [1 / 0]", "ZeroDivisionError: division by zero"),

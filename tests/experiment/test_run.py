@@ -71,10 +71,11 @@ def test_tensorboard_has_every_tag(finished):
     tags = set(events.Tags()["scalars"])
     expected = {f"train/loss/{key}" for key in ("mae_audio", "mae_video", "contrastive", "drift", "total")}
     expected |= {"train/speed/clips_per_second", "train/speed/peak_memory_mib", "train/derpp/memory_bytes"}
+    expected.add("eval/gallery")
     for direction in ("a2v", "v2a"):
-        for k in (1, 5, 10):
-            for part in ("task_0", "task_1", "average", "forgetting", "forgetting_with_last"):
-                expected.add(f"eval/{direction}/R@{k}/{part}")
+        for measure in ("R@1", "R@5", "R@10", "R@mean", "median_rank"):
+            for part in ("task_0", "task_1", "average", "learning_accuracy", "forgetting", "chance"):
+                expected.add(f"eval/{direction}/{measure}/{part}")
     assert expected <= tags
     average = [event.value for event in events.Scalars("eval/a2v/R@10/average")]
     assert average == pytest.approx(results["metrics"]["retrieval"]["measures"]["a2v/R@10"]["average"])

@@ -407,7 +407,7 @@ def test_settings_of_the_wrong_value(settings, text):
 
 def test_the_defaults_are_the_papers():
     settings = Stella().settings()
-    published = {"alpha": 0.5, "temperature": 0.4, "keep_video": 0.5, "keep_audio": 0.5, "chunk": 4, "heads": 12}
+    published = {"alpha": 0.5, "temperature": 0.4, "keep_video": 0.5, "keep_audio": 0.5, "chunk": 1 / 16, "heads": 12}
     assert published.items() <= settings.items()
     assert settings["memory"]["capacity"] == 2000
     assert settings["matching_weight"] == settings["correlation_temperature"] == 1

@@ -247,8 +247,8 @@ def test_an_untrained_backbone_is_at_chance(stream):
         ({"overwriting": 1.5}, "overwriting: invalid value 1.5: must be less than or equal to 1"),
         ({"tasks": 0}, "tasks: invalid value 0"),
         ({"noise": -1.0}, "noise: invalid value -1.0"),
-        ({"object": 0.02}, "object: 0.02 of 64 pixels is 1.3 pixels: at least 4 are needed, 0.0625 or more"),
-        ({"sound": 0.01}, "sound: 0.01 of 256 mel frames is 2.6 frames: at least 4 are needed, 0.0156 or more"),
+        ({"object": 0.02}, "object: 0.02 of 64 pixels is 1.3 pixels: must be at least 4: 0.0625 or more"),
+        ({"sound": 0.01}, "sound: 0.01 of 256 mel frames is 2.6 frames: must be at least 4: 0.0156 or more"),
     ],
 )
 def test_bad_settings_say_what_is_allowed(settings, text):

@@ -24,7 +24,7 @@ def read_json(path: Path, root: Path) -> Iterator[Row | BadClip]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:
-        raise UserError(f'{path}: no clips in it; {{"data": [{{{", ".join(KEYS)}}}]}} is needed')
+        raise UserError(f'{path}: no clips in it; must be {{"data": [{{{", ".join(KEYS)}}}]}}')
     for number, entry in enumerate(data):
         given = entry if isinstance(entry, dict) else {}
         lacking = [key for key in KEYS if not isinstance(given.get(key), str) or not given[key]]

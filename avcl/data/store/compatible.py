@@ -25,7 +25,7 @@ def mismatches(store: Store, shape: Shape, window: float, seconds: float) -> Ite
     size = transforms.store_size(shape.height, shape.width)
     if (form.height, form.width) != size:
         kept = f"{form.height} x {form.width}"
-        yield f"store: its frames are {kept}; {size[0]} x {size[1]} are needed for height and width"
+        yield f"store: its frames are {kept}; must be {size[0]} x {size[1]} for height and width"
     if form.seconds < seconds:
         yield f"store: has {form.seconds:g} seconds of every clip; seconds asks for {seconds:g}"
     needed = grid_rate(seconds, window, shape.frames)

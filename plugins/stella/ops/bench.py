@@ -3,7 +3,8 @@
 python -m avcl.plugins.stella.ops.bench [--rounds 9] [--threads 2] [--device cpu] [--clips 12] [--cpu-time]
 
 Times are medians over rounds in which every form has its turn, so that a busy machine slows all of them; where it is
-very busy, one thread and ``--cpu-time`` still tell. Peaks of memory are those of fresh processes. "naive" is the authors' form, "fallback" what runs without a compiler.
+very busy, one thread and ``--cpu-time`` still tell. Peaks of memory are those of fresh processes. "naive" is the
+authors' form, "fallback" what runs without a compiler.
 """
 
 import argparse

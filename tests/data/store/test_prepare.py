@@ -103,7 +103,7 @@ def test_settings_that_do_not_fit_a_store_are_named(root, lossless):
 
     assert mistake(store="nowhere") == "store: 'nowhere' is no prepared store"
     assert mistake(store=str(lossless), height=64, width=64) == (
-        "store: its frames are 37 x 37; 73 x 73 are needed for height and width"
+        "store: its frames are 37 x 37; must be 73 x 73 for height and width"
     )
     assert mistake(store=str(lossless), seconds=5) == "store: has 2 seconds of every clip; seconds asks for 5"
     assert mistake(store=str(lossless), frames=3) == (
