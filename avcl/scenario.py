@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
 
 from avcl.clip import Shape
 from avcl.compat import AvalancheDataset, CLScenario, benchmark_from_datasets
 from avcl.errors import BadClip
 from avcl.registry import blamed
-from avcl.settings import Component
+from avcl.settings import Component, Fraction
 
 Split = Literal["train", "eval"]
 
@@ -43,13 +44,20 @@ def augmentation(index: int) -> np.random.Generator | None:
     return None if draw is None else np.random.default_rng((*draw, index))
 
 
+@dataclass(kw_only=True)
 class Scenario(Component):
     """Makes the stream of tasks.
 
     An item of its datasets is a dict: ``frames (T, 3, H, W)`` and ``mel (1, times, mels)``, float32 and
     normalised, ``index`` (the clip's number, unique in the scenario), ``label``, ``task``. An item that
     cannot be used raises BadClip; it is skipped and counted.
+
+    Args:
+        blend: Blurred task boundaries: width of the transition between neighbouring tasks, as a share of the shortest
+            task's clips; 0 for sharp boundaries. Without learner.shuffle one task fades linearly into the next.
     """
+
+    blend: Fraction = 0.0
 
     @property
     def shape(self) -> Shape:
@@ -87,13 +95,30 @@ class Scenario(Component):
     def benchmark(self, joint: bool = False) -> CLScenario:
         """Avalanche's view: ``train_stream`` and ``eval_stream``, one experience for each task.
 
-        ``joint`` makes one training experience of all tasks' clips; evaluation stays apart.
+        ``joint`` makes one training experience of all tasks' clips; evaluation stays apart. With ``blend`` the
+        training experiences hold as many clips as the tasks, those near a boundary of either task.
         """
         tasks = range(len(self.task_names))
         train, held_out = [self.clips(task, "train") for task in tasks], [self.clips(task, "eval") for task in tasks]
         if joint:
             train = [ConcatDataset(train)]
+        elif self.blend:
+            train = blended(train, self.blend)
         return benchmark_from_datasets(train=list(map(as_avalanche, train)), eval=list(map(as_avalanche, held_out)))
+
+
+def blended(tasks: Sequence[Any], width: float) -> list[Dataset]:
+    """The clips of ``tasks``, each once, in as many parts of the same sizes, with transitions between them.
+
+    Every clip moves in time by a uniform draw from a window of ``width``, a share of the shortest task: thereby the
+    step from task to task becomes a linear ramp. Within a part clips keep this order.
+    """
+    chance, sizes = np.random.default_rng(len(tasks)), [len(task) for task in tasks]
+    ends = np.cumsum(sizes)
+    order = np.concatenate([end - size + chance.permutation(size) for end, size in zip(ends, sizes, strict=True)])
+    moved = np.arange(len(order)) + width * min(sizes) * chance.uniform(-0.5, 0.5, len(order))
+    parts = np.split(order[np.argsort(moved, kind="stable")], ends[:-1])
+    return [Subset(ConcatDataset(tasks), part.tolist()) for part in parts]
 
 
 def as_avalanche(clips: Dataset) -> AvalancheDataset:

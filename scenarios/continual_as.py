@@ -18,7 +18,8 @@ from avcl.scenarios.listed import Listed
 class ContinualAS(Listed):
     """AudioSet below ``root``, with its segment lists or any list that ``listed`` reads: 7 tasks, 161 classes.
 
-    As published: all training clips, and 5 of a class to be retrieved. ``gallery: all`` also counts the
+    As published: all training clips, and 5 of a class to be retrieved; the published ones are those of CAV-MAE's
+    ``audioset_eval_5_per_class_for_retrieval_cleaned.json``, to be given as ``eval``. ``gallery: all`` also counts the
     high-level labels of the categories.
     """
 

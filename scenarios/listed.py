@@ -1,10 +1,9 @@
 """A stream from published lists of clips: a YAML file says which classes make which task."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -14,25 +13,16 @@ from pydantic import PositiveInt
 
 from avcl.data.dataset import Files
 from avcl.data.extracted import Extracted
-from avcl.data.file_scenario import ENDINGS, SPLITS, Absent, FileScenario
+from avcl.data.file_scenario import SPLITS, Absent, FileScenario
 from avcl.data.lists import Row, label_names, read_list
 from avcl.data.source import Source
 from avcl.errors import BadClip, UserError, nearest
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
-from avcl.scenarios.splits import Categories, key, read_categories, wrong_order
-from avcl.utils.console import counted
+from avcl.scenarios.selection import Selection, media_files
+from avcl.scenarios.splits import Categories, bundled, key, read_categories, wrong_order
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Selection:
-    """What the lists gave: clips by split, clips left out, and clips of no task, to pre-train on."""
-
-    sources: dict[Split, list[Source]] = field(default_factory=lambda: {"train": [], "eval": []})
-    absent: list[Absent] = field(default_factory=list)
-    spare: list[Source] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -46,14 +36,16 @@ class Listed(FileScenario):
         root: Folder below which all files lie, however deep.
         split: YAML file of tasks and their classes, or a bundled one: continual_vs, continual_as.
         train: List of the training clips, below root; with a train/test column it may also be eval.
-        eval: List of the evaluation clips, below root.
+        eval: List of the evaluation clips, below root, or a published gallery that comes with avcl:
+            continual_vs_gallery, of which no missing clip is replaced by the next one.
         labels: A class_labels_indices.csv below root; tells a class of no task from one that does not exist.
         order: Order of the stream: main, shuffled, another one of the YAML file, or a list of tasks, all or some.
         train_per_class: Training clips of a class at most, the first ones that are found (paper: 400 for VGGSound).
         eval_per_class: Evaluation clips of a class at most, the first ones that are found (paper: 5).
-        gallery: Retrieve among the clips of the task's classes, or of all classes of its category.
+        gallery: Retrieve among the clips of the tasks' classes, or also among those of all classes of their categories.
         pretraining: Clips to pre-train on: unused for those of classes of no task, authors for all that
-            the tasks do not train on (the STELLA authors' larger set).
+            the tasks do not train on (the STELLA authors' larger set), all for every training clip, those of the
+            tasks too (the start of another stream).
         pretraining_lists: More lists to pre-train on, of clips that are in neither train nor eval.
     """
 
@@ -68,7 +60,7 @@ class Listed(FileScenario):
     train_per_class: PositiveInt | None = None
     eval_per_class: PositiveInt | None = None
     gallery: Literal["task classes", "all"] = "task classes"
-    pretraining: Literal["unused", "authors"] | None = None
+    pretraining: Literal["unused", "authors", "all"] | None = None
     pretraining_lists: tuple[str, ...] = ()
 
     @property
@@ -81,6 +73,12 @@ class Listed(FileScenario):
         """The classes by label, in the order of the YAML file; those of the gallery alone are the last."""
         return tuple(entry.name for _, entry in self._categories.classes())
 
+    @property
+    def gallery_only(self) -> frozenset[int]:
+        """Labels of the classes that no task trains on, where ``gallery`` has them."""
+        trained = sum(1 for _ in self._categories.classes(gallery=False))
+        return frozenset(range(trained, len(self.class_names)) if self.gallery == "all" else ())
+
     def sources(self, split: Split) -> list[Source]:
         """The clips of a split that are there; their numbers and labels do not depend on ``order``."""
         return self._selection.sources[split]
@@ -92,9 +90,9 @@ class Listed(FileScenario):
 
     @property
     def lists(self) -> dict[str, Path]:
-        """The lists by their names below the root."""
+        """The lists by their names below the root, without those that come with avcl."""
         names = (self.train, self.eval, *((self.labels,) if self.labels else ()), *self.pretraining_lists)
-        return {name: self._list(name) for name in names}
+        return {name: self._list(name) for name in names if name not in bundled(".csv")}
 
     def pretraining_clips(self) -> Files | None:
         """What ``pretraining`` says, as far as it can be used."""
@@ -116,7 +114,8 @@ class Listed(FileScenario):
         files = {"train": (self.train,), "eval": (self.eval,), "pretraining_lists": self.pretraining_lists}
         for setting, paths in (files | {"labels": (self.labels,) if self.labels else ()}).items():
             for path in (path for path in paths if not self._list(path).is_file()):
-                yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root"
+                hint = nearest(path, bundled(".csv"))
+                yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root{hint}"
         try:
             known = self._categories
         except UserError as error:
@@ -135,7 +134,9 @@ class Listed(FileScenario):
         return Path(self.root).expanduser()
 
     def _list(self, name: str) -> Path:
-        """Where a list lies: below the root, or else in the store."""
+        """Where a list lies: in avcl, below the root, or else in the store."""
+        if own := bundled(".csv").get(name):
+            return own
         kept = Path(self.store or "").expanduser() / "lists" / name
         return kept if self.store and kept.is_file() and not (self._root / name).is_file() else self._root / name
 
@@ -158,26 +159,14 @@ class Listed(FileScenario):
 
     @cached_property
     def _media(self) -> dict[str, str]:
-        """The path of every media file below the root by its name without ending, the first one of each."""
-        found: dict[str, str] = {}
-        visited: set[str] = set()
-        for folder, folders, files in os.walk(self._root, followlinks=True):
-            folders.sort()
-            if (real := os.path.realpath(folder)) in visited:
-                folders.clear()  # a link to where we were, maybe back up
-                continue
-            visited.add(real)
-            for name in sorted(files):
-                stem, ending = os.path.splitext(name)
-                if ending.lower() in ENDINGS:
-                    found.setdefault(stem, os.path.join(folder, name))
-        return found
+        """The media files below the root by name."""
+        return media_files(self._root)
 
     @cached_property
     def _selection(self) -> Selection:
         """Go through the lists once."""
         chosen, numbers = Selection(), count()
-        labels = {name: label for label, name in enumerate(self.class_names)}
+        labels, extra = {name: label for label, name in enumerate(self.class_names)}, self.gallery_only
         seen: dict[Split, set[str]] = {"train": set(), "eval": set()}
         lists: tuple[tuple[Split, str, int | None], ...] = (
             ("train", self.train, self.train_per_class),
@@ -186,25 +175,28 @@ class Listed(FileScenario):
         for split, path, cap in lists:
             homes = self._homes(split)
             taken: Counter[str] = Counter()
+            fixed = path in bundled(".csv")  # a missing clip of a published gallery takes its place
             for index, row in zip(numbers, self._rows(path, split, chosen, seen[split]), strict=False):
                 mine = list(dict.fromkeys(homes[text] for text in self._texts(row) if text in homes))
                 tasks = list(dict.fromkeys(task for task, _ in mine))
                 if len(tasks) > 1:
-                    chosen.absent.append(Absent(split, tasks[0], row.name, f"of two tasks: {' and '.join(tasks)}"))
+                    chosen.leave_out(split, tasks[0], row.name, f"of two tasks: {' and '.join(tasks)}")
                     continue
                 if not mine:
                     self._spare(row, split, index, chosen, unused=True)
                     continue
-                task, name = mine[0]
+                task, name = min(mine, key=lambda home: labels[home[1]] in extra)
                 if task not in self.task_names or (cap is not None and taken[name] >= cap):
                     self._spare(row, split, index, chosen, unused=False)
                     continue
                 source = self._source(row, split, labels[name], self.task_names.index(task), index)
+                taken[name] += fixed or source is not None
                 if source is None:
-                    chosen.absent.append(Absent(split, task, row.name, "missing"))
+                    chosen.leave_out(split, task, row.name, "missing")
                     continue
-                taken[name] += 1
                 chosen.sources[split].append(source)
+                if self.pretraining == "all":
+                    self._spare(row, split, index, chosen, unused=False)
         known = seen["train"] | {source.name for source in chosen.sources["eval"]}
         self._add_pretraining_lists(chosen, numbers, known)
         self._tell(chosen)
@@ -231,7 +223,7 @@ class Listed(FileScenario):
         for row in read_list(self._list(path), self._root):
             if isinstance(row, BadClip):
                 first = first or row
-                chosen.absent.append(Absent(split, "", row.path, f"bad row: {row.reason}"))
+                chosen.leave_out(split, "", row.path, f"bad row: {row.reason}")
                 continue
             good += 1
             if row.split is None and shared:
@@ -242,9 +234,9 @@ class Listed(FileScenario):
             foreign = self._known and split != "pretraining"  # what no task knows is good to pre-train on
             unknown = [text for text in row.labels if foreign and key(text) not in self._known]
             if row.name in seen:
-                chosen.absent.append(Absent(split, "", row.name, "listed twice"))
+                chosen.leave_out(split, "", row.name, "listed twice")
             elif unknown:
-                chosen.absent.append(Absent(split, "", row.name, f"unknown class {unknown[0]!r}"))
+                chosen.leave_out(split, "", row.name, f"unknown class {unknown[0]!r}")
             else:
                 seen.add(row.name)
                 yield row
@@ -254,19 +246,21 @@ class Listed(FileScenario):
     def _source(self, row: Row, split: str, label: int, task: int, index: int) -> Source | None:
         """The clip where it lies, None where it does not."""
         if self._store:
-            return self._store.find(split, row.name, label, task, index)
+            kept = ("pretraining", "train") if split == "pretraining" else (split,)  # a clip is kept once
+            return next(filter(None, (self._store.find(one, row.name, label, task, index) for one in kept)), None)
         if row.pictures:
             found = Extracted(row.pictures, label, task, index, row.name, audio=row.audio, rate=row.rate)
-            return found if found.there else None
-        path = next((self._media[stem] for stem in row.stems if stem in self._media), None)
+            if found.there:
+                return found
+        path = next((self._media[stem] for stem in row.stems if stem in self._media), "")
         return Source(path, label, task, index, row.name) if path else None
 
     def _spare(self, row: Row, split: str, index: int, chosen: Selection, unused: bool) -> None:
-        """Keep a clip that no task trains on, where pre-training wants it."""
-        if split == "train" and (self.pretraining == "authors" or (self.pretraining == "unused" and unused)):
+        """Keep a clip where pre-training wants it; ``unused``: it is of no task."""
+        if split == "train" and (self.pretraining in ("authors", "all") or (self.pretraining == "unused" and unused)):
             source = self._source(row, "pretraining", -1, -1, index)
             if source is None:
-                chosen.absent.append(Absent("pretraining", "", row.name, "missing"))
+                chosen.leave_out("pretraining", "", row.name, "missing")
             else:
                 chosen.spare.append(source)
 
@@ -278,20 +272,18 @@ class Listed(FileScenario):
                 self._spare(row, "train", index, chosen, unused)
 
     def _tell(self, chosen: Selection) -> None:
-        """Say how many clips were left out and why; UserError where nothing was found."""
-        for reason, times in Counter(item.reason.partition(":")[0] for item in chosen.absent).items():
-            example = next(item.name for item in chosen.absent if item.reason.startswith(reason))
-            log.warning("left out, %s: %s; the first: %s", reason, counted(times, "clip"), example)
+        """Log what is missing; UserError where nothing was found."""
+        chosen.warn()
         for split in SPLITS:
             there = {self.class_names[source.label] for source in chosen.sources[split]}
             names = [entry.name for task in self.task_names for entry in self._categories.tasks[task].classes]
             bare = [name for name in names if name not in there]
             if bare:
                 log.warning("%d of %d classes have no clip of %s; the first: %s", len(bare), len(names), split, bare[0])
-            missing = sum(item.reason == "missing" for item in chosen.absent if item.split == split)
-            if missing and not self.store and not chosen.sources[split]:
+            if (missing := chosen.missing(split)) and not self.store and not chosen.sources[split]:
+                listed = f"none of the {missing} clips of {split} ({getattr(self, split)})"
                 raise UserError(
-                    f"{self.name}: none of the {missing} clips of {split} is below {self._root}; video files are found "
+                    f"{self.name}: {listed} is below {self._root}; video files are found "
                     f"by names such as <id>_<seconds in 6 digits>.mp4 or <id>_<ms>_<ms>.mp4"
                 )
 

@@ -72,9 +72,9 @@ def key(label: str) -> str:
     return label.replace("_", ",").casefold()
 
 
-def bundled() -> list[str]:
-    """The files that come with avcl, without their ending."""
-    return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+def bundled(ending: str) -> dict[str, Path]:
+    """The files of an ending that come with avcl, by their names without it: ``.yaml`` splits, ``.csv`` galleries."""
+    return {path.stem: path for path in sorted(BUNDLED.glob(f"*{ending}"))}
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def read_categories(path: str) -> Categories:
     A class is a name, or a mapping of ``name`` and ``mid``; a task may also be a mapping of ``classes`` and
     ``gallery_classes``; ``orders`` names sequences of tasks. UserError has a line for every mistake.
     """
-    file = BUNDLED / f"{path}.yaml" if path in bundled() else Path(path).expanduser()
+    file = bundled(".yaml").get(path) or Path(path).expanduser()
     try:
         found = Categories.model_validate(read_config(file))
         wrong = list(_contradictions(found))

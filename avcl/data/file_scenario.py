@@ -90,10 +90,18 @@ class FileScenario(Scenario):
         """The classes by label."""
         raise NotImplementedError
 
+    @property
+    def gallery_only(self) -> frozenset[int]:
+        """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""
+        return frozenset()
+
     def records(self) -> list[Record]:
-        """All clips that are there, those to pre-train on included."""
+        """All clips that are there, each once, those to pre-train on included."""
         spare: Any = self.pretraining_clips()
-        return self._listed() + [Record("pretraining", "", "", source) for source in (spare.sources if spare else ())]
+        listed = self._listed()
+        known = {clip.source.index for clip in listed}
+        more = [source for source in (spare.sources if spare else ()) if source.index not in known]
+        return listed + [Record("pretraining", "", "", source) for source in more]
 
     @property
     def shape(self) -> Shape:

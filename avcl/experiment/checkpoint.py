@@ -24,5 +24,5 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        why = str(error).partition("\n")[0]
-        raise UserError(f"{path}: damaged ({why}); start again with another --out") from None
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {why}); start again with another --out") from None

@@ -35,11 +35,11 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of numbers by label, in one section without a name or in several, under a head."""
+    """Rows of numbers, each with its label, in one section without a name or in several, under a head."""
 
     corner: str
     head: Sequence[str]
-    sections: Mapping[str, Mapping[str, Sequence[Cell]]]
+    sections: Mapping[str, Sequence[tuple[str, Sequence[Cell]]]]
 
     def table(self, title: str) -> Table:
         """For a terminal: the best in bold, what is at chance dim."""
@@ -51,7 +51,7 @@ class Sheet:
             if section:
                 table.add_section()
                 table.add_row(Text(section, style="italic"))
-            for label, cells in rows.items():
+            for label, cells in rows:
                 table.add_row(label, *(Text(str(cell), style=STYLES[cell.mark]) for cell in cells))
         return table
 
@@ -60,7 +60,7 @@ class Sheet:
         lines = [[self.corner, *self.head], ["---", *["---:"] * len(self.head)]]
         for section, rows in self.sections.items():
             lines += [[f"*{section}*", *[""] * len(self.head)]] if section else []
-            lines += [[label, *map(_markdown, cells)] for label, cells in rows.items()]
+            lines += [[label, *map(_markdown, cells)] for label, cells in rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def latex(self) -> str:
@@ -75,10 +75,10 @@ class Sheet:
             yield r"\midrule"
             if section:
                 yield rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_escaped(section)}}}}} \\"
-            for label, cells in rows.items():
+            for label, cells in rows:
                 yield rf"{_escaped(label)} & {' & '.join(map(_latex_cell, cells))} \\"
         yield r"\bottomrule"
-        if any(cell.mark == "chance" for rows in self.sections.values() for cells in rows.values() for cell in cells):
+        if any(cell.mark == "chance" for rows in self.sections.values() for _, cells in rows for cell in cells):
             yield rf"\multicolumn{{{width}}}{{l}}{{$^\dagger$ not above chance}} \\"
         yield r"\end{tabular}"
 

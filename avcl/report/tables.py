@@ -75,29 +75,29 @@ def progress_lines(measures: Mapping[str, Measure]) -> Iterator[str]:
 def _sheets(results: Results) -> Iterator[tuple[str, Sheet]]:
     """The tables of a run and their titles."""
     for measures in (metric["measures"] for metric in results["metrics"].values() if metric.get("measures")):
-        rows = {}
+        found = {what: [measures.get(f"{way}/{name}", {}) for name, _ in OVERVIEW] for way, what in DIRECTIONS.items()}
+        found = {what: column for what, column in found.items() if any(column)}
+        if not found:
+            continue
+        gallery = _gallery(measures.values())
         for direction, what in DIRECTIONS.items():
-            found = {name: measures.get(f"{direction}/{name}", {}) for name in MEASURES}
-            if found["R@mean"]:
-                title = f"{what}: mean of R@1, R@5 and R@10, percent; {_gallery(found.values())}"
-                yield title, _matrix(results["tasks"], found["R@mean"])
-            cells = [_summary(found[name], summary) for name, summary in OVERVIEW]
-            if any(cell.mean is not None for cell in cells):
-                rows[what] = cells
-        if rows:
-            chance = {name: measures.get(f"{next(iter(DIRECTIONS))}/{name}", {}).get("chance") for name in MEASURES}
-            title = f"mean over tasks after the last one, recall in percent; {_gallery(measures.values())}"
-            yield title, Sheet("retrieval", HEAD, {"": {**rows, "chance": _chances(chance)}})
+            if mean := measures.get(f"{direction}/R@mean"):
+                yield f"{what}: mean of R@1, R@5 and R@10, percent; {gallery}", _matrix(results["tasks"], mean)
+        columns = [[_summary(m, s) for m, (_, s) in zip(column, OVERVIEW, strict=True)] for column in found.values()]
+        columns.append(_chances([measure.get("chance") for measure in next(iter(found.values()))]))
+        rows = list(zip(HEAD, zip(*columns, strict=True), strict=True))
+        yield f"after the last task, mean over tasks; {gallery}", Sheet("measure", [*found, "chance"], {"": rows})
 
 
 def _matrix(tasks: Sequence[str], measure: Measure) -> Sheet:
-    rows = {}
+    rows = []
     after, queries = measure.get("after", tasks), measure.get("queries", ())
     for number, scores in enumerate(measure["matrix"]):
         cells = [_marked(measure, score, queries[i : i + 1]) for i, score in enumerate(scores)]
-        rows[after[number]] = [*cells, *(_summary(measure, summary, number) for summary in SUMMARIES)]
+        rows.append((after[number], [*cells, *(_summary(measure, summary, number) for summary in SUMMARIES)]))
     chance = Cell(measure.get("chance"))
-    rows["chance"] = [*[chance] * len(tasks), *(Cell() if summary == "forgetting" else chance for summary in SUMMARIES)]
+    beside = [Cell() if summary == "forgetting" else chance for summary in SUMMARIES]
+    rows.append(("chance", [*[chance] * len(tasks), *beside]))
     return Sheet("after", [*tasks, *SUMMARIES.values()], {"": rows})
 
 
@@ -116,9 +116,10 @@ def _marked(measure: Measure, value: float | None, queries: Sequence[int]) -> Ce
     return Cell(value, mark="chance" if at_chance(measure, value, queries) else "")
 
 
-def _chances(chance: Mapping[str, float | None]) -> list[Cell]:
-    """Chance below the columns of an overview."""
-    return [Cell(None if summary == "forgetting" else chance[name]) for name, summary in OVERVIEW]
+def _chances(chances: Iterable[float | None]) -> list[Cell]:
+    """Chance beside what ``OVERVIEW`` lists."""
+    pairs = zip(chances, OVERVIEW, strict=True)
+    return [Cell(None if summary == "forgetting" else chance) for chance, (_, summary) in pairs]
 
 
 def _gallery(measures: Iterable[Measure]) -> str:
@@ -145,9 +146,9 @@ class Comparison(dict[str, list[Cell]]):
         sections = {}
         for direction, what in DIRECTIONS.items():
             places = [COLUMNS.index((f"{direction}/{name}", summary)) for name, summary in OVERVIEW]
-            rows = {method: [cells[place] for place in places] for method, cells in self.items()}
-            rows["chance"] = _chances({name: self.chance[f"{direction}/{name}"] for name in MEASURES})
-            sections[f"{what}; {self.gallery}"] = rows
+            rows = [(method, [cells[place] for place in places]) for method, cells in self.items()]
+            chances = _chances(self.chance[f"{direction}/{name}"] for name, _ in OVERVIEW)
+            sections[f"{what}; {self.gallery}"] = [*rows, ("chance", chances)]
         return Sheet("method", HEAD, sections)
 
 

@@ -48,6 +48,7 @@ class Learner(BaseSGDTemplate):
         batch_size: Current clips of one forward pass, per process.
         eval_batch_size: Clips of one forward pass in evaluation.
         accumulate: Gradient accumulation: batches that make one optimizer step.
+        shuffle: Whether every epoch visits a task's clips in a new random order; false keeps the scenario's.
         drop_last: Whether an epoch's last batch is left out where it is smaller than batch_size.
         optimizer: Optimizer over all trained parameters, one for the whole stream; in Python also a function that
             makes one of parameter groups.
@@ -84,6 +85,7 @@ class Learner(BaseSGDTemplate):
         batch_size: PositiveInt = 48,
         eval_batch_size: PositiveInt = 48,
         accumulate: PositiveInt = 1,
+        shuffle: bool = True,
         drop_last: bool = True,
         optimizer: Literal["adam", "adamw"] | OptimizerMaker = "adam",
         lr: NonNegativeFloat = 1e-4,
@@ -127,6 +129,7 @@ class Learner(BaseSGDTemplate):
             self.seed,
             mine.drop_last,
             mine.workers,
+            shuffle=mine.shuffle,
             blind=not any(part.needs_boundaries for part in self.strategies),
             pin_memory=self.device.type == "cuda",
         )

@@ -41,9 +41,7 @@ def permutations(count):
     return torch.rand(3, count, generator=torch.Generator().manual_seed(0)).argsort(1)
 
 
-# --- sizes and settings -------------------------------------------------------------------------------------
-
-
+# --- sizes and settings ----
 def count(backbone, trained=False):
     return sum(p.numel() for p in backbone.parameters() if p.requires_grad or not trained)
 
@@ -101,10 +99,7 @@ def test_mistakes_are_named(settings, lines):
     ("settings", "text"),
     [
         ({"frames": 4}, "24 video patches of 768 values do not fit the backbone (at most 12 of 768)"),
-        (
-            {"patch": 8, "times": 384},
-            "384 audio patches of 64 values do not fit the backbone (at most 24 of 256)",
-        ),
+        ({"patch": 8, "times": 384}, "384 audio patches of 64 values do not fit the backbone (at most 24 of 256)"),
     ],
 )
 def test_a_clip_of_another_size_is_one_line(settings, text):
@@ -112,9 +107,7 @@ def test_a_clip_of_another_size_is_one_line(settings, text):
         tiny().embed(random_clip(tiny(**settings)))
 
 
-# --- tables -------------------------------------------------------------------------------------------------
-
-
+# --- tables ----
 def test_table_names_row_column_and_frame():
     table = rearrange(video_table(Grid(2, 3, 5, 1, 1), 8), "(t r c) d -> t r c d", t=2, r=3)
     assert torch.equal(table[0], table[1])
@@ -170,9 +163,7 @@ def test_decoder_sees_only_kept_positions():
     torch.testing.assert_close(video[:, masks.video_visible :], expected)
 
 
-# --- masks --------------------------------------------------------------------------------------------------
-
-
+# --- masks ----
 @pytest.mark.parametrize("keep", [(12, 24), (8, 15)])
 def test_seen_and_hidden_are_disjoint_and_complete(keep):
     backbone = tiny()
@@ -223,9 +214,7 @@ def test_nothing_masked_or_nothing_visible_is_one_line(visible_of, keep, text):
         backbone(kept)
 
 
-# --- the promises of a backbone -----------------------------------------------------------------------------
-
-
+# --- the promises of a backbone ----
 @pytest.mark.parametrize("form", ["stella", "cav-mae"])
 def test_terms_of_each_clip(form):
     """Every term is (B,); reconstruction of a clip does not depend on the rest of the batch."""

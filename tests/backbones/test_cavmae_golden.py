@@ -36,9 +36,7 @@ def cavmae():
     return official("cav-mae", "cavmae", **sizes, heads=4, decoder_depth=2)
 
 
-# --- the official STELLA step -------------------------------------------------------------------------------
-
-
+# --- the official STELLA step ----
 def step(number):
     """The clips of one official step, cut at the patches it kept, and its mask noise."""
     out = part(golden("stella_steps")[0], f"step{number}/")
@@ -89,9 +87,7 @@ def test_stella_gradients(stella):
         assert parameter.grad.norm().item() == pytest.approx(norms[key], abs=1e-6, rel=1e-4), key
 
 
-# --- the official CAV-MAE -----------------------------------------------------------------------------------
-
-
+# --- the official CAV-MAE ----
 @pytest.fixture(scope="module")
 def masked(cavmae):
     """The official masked pass: numbers, clip, masks. Official audio patches are counted frequency first."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avcl.errors import BadClip, UserError
-from avcl.scenario import augmentation, augmenting
+from avcl.scenario import augmentation, augmenting, blended
 from avcl.testing.toys import Noise
 from avcl.training.loading import BadClips, Batches, Collate, Reader
 
@@ -99,3 +99,30 @@ def test_a_scenario_becomes_an_avalanche_benchmark():
     benchmark = Noise(tasks=3).benchmark()
     assert [len(stream) for stream in (benchmark.train_stream, benchmark.eval_stream)] == [3, 3]
     assert set(benchmark.train_stream[1].dataset[0]) == {"frames", "mel", "index", "label", "task"}
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 1.0])
+def test_blended_tasks_fade_into_one_another_and_no_clip_is_lost(width):
+    sizes = [400, 400, 200]
+    tasks = [[(task, clip) for clip in range(size)] for task, size in enumerate(sizes)]
+    parts = [list(part) for part in blended(tasks, width)]
+    assert [len(part) for part in parts] == sizes
+    assert sorted(item for part in parts for item in part) == sorted(item for task in tasks for item in task)
+    stream = [task for part in parts for task, _ in part]
+    ramp = int(width * min(sizes) / 2)
+    for boundary, later in ((400, 1), (800, 2)):
+        slack = 15 if width else 0  # the last of those that moved may be a few places off
+        before, after = stream[: boundary - ramp - slack], stream[boundary + ramp + slack :]
+        assert later not in before and later - 1 not in after
+        if width:
+            second = sum(task == later for task in stream[boundary : boundary + ramp])
+            first = sum(task == later for task in stream[boundary - ramp : boundary])
+            assert abs(first / ramp - 1 / 4) < 0.2 and abs(second / ramp - 3 / 4) < 0.2
+
+
+def test_a_blended_stream_is_as_long_and_its_evaluation_is_as_before():
+    sharp, blurred = Noise().benchmark(), Noise(blend=1.0).benchmark()
+    for one, two in zip(sharp.eval_stream, blurred.eval_stream, strict=True):
+        assert [item["index"] for item in one.dataset] == [item["index"] for item in two.dataset]
+    sets = [[{item["index"] for item in part.dataset} for part in stream.train_stream] for stream in (sharp, blurred)]
+    assert set.union(*sets[0]) == set.union(*sets[1]) and sets[0] != sets[1]

@@ -196,9 +196,7 @@ def items(dataset):
     return found
 
 
-# ---- lists -------------------------------------------------------------------------------------------------
-
-
+# ---- lists ----
 def spoiled(content):
     """The list with whatever a list may have that it should not."""
     lines = content.splitlines()

@@ -11,7 +11,7 @@ from PIL import Image
 from avcl.data.decode import sound
 from avcl.data.extracted import Extracted
 from avcl.data.lists import Row, label_names, read_list
-from avcl.errors import BadClip, UserError
+from avcl.errors import UserError
 
 VGGSOUND = '---g-f_I2yQ,1,"people marching",test\n--0PQM4-hqg,30,"waterfall burbling",train\n'
 AUDIOSET = '# Segments csv created\n# YTID, start_seconds\n--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
@@ -65,21 +65,18 @@ def test_line_ends_marks_and_empty_lines_change_nothing(tmp_path, text):
 def test_a_bad_row_is_named_and_the_rest_read(tmp_path):
     text = VGGSOUND + 'x,soon,"skiing",train\ny,1,"skiing"\nz,1,"skiing",dev\n,1,"skiing",train\n'
     found = rows(tmp_path / "list.csv", text)
-    assert [type(row) for row in found] == [Row, Row, BadClip, BadClip, BadClip, BadClip]
+    assert [type(row) for row in found[:2]] == [Row, Row]
     assert [str(row).removeprefix(f"{tmp_path}/") for row in found[2:]] == [
         "list.csv:3: start 'soon' is no number of seconds",
         "list.csv:4: 3 columns, not 4: id, start, label, split",
         "list.csv:5: split 'dev' is neither train nor test",
         "list.csv:6: no id or no label",
     ]
-
-
-@pytest.mark.parametrize("start", ["inf", "-inf", "nan", "1e308"])
-def test_a_start_without_bounds_is_a_bad_row(tmp_path, start):
-    bad = rows(tmp_path / "a.csv", f'{VGGSOUND}x,{start},"skiing",train\n')[2]
-    assert bad.reason == f"start {start!r} is no number of seconds"
-    bad = rows(tmp_path / "b.csv", f'{AUDIOSET}x, 0.000, {start}, "/m/09x0r"\n')[1]
-    assert bad.reason == f"'0.000' to {start!r} are no numbers of seconds"
+    for start in ("inf", "-inf", "nan", "1e308"):
+        bad = rows(tmp_path / "a.csv", f'{VGGSOUND}x,{start},"skiing",train\n')[2]
+        assert bad.reason == f"start {start!r} is no number of seconds"
+        bad = rows(tmp_path / "b.csv", f'{AUDIOSET}x, 0.000, {start}, "/m/09x0r"\n')[1]
+        assert bad.reason == f"'0.000' to {start!r} are no numbers of seconds"
 
 
 @pytest.mark.parametrize(
@@ -93,21 +90,18 @@ def test_a_start_without_bounds_is_a_bad_row(tmp_path, start):
         ("a.json", b'{"data": [}', "a.json:1:11: not valid JSON: Expecting value"),
         ("a.json", b'{"data": []}', "no clips in it"),
         ("a.json", b"[1]", "no clips in it"),
+        ("a.csv", None, "no such file"),
+        ("a.json", None, "no such file"),
     ],
 )
 def test_a_list_that_cannot_be_read_ends_in_one_line(tmp_path, name, content, told):
     path = tmp_path / name
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(UserError) as error:
         list(read_list(path, tmp_path))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_no_such_list(tmp_path):
-    for name in ("a.csv", "a.json"):
-        with pytest.raises(UserError, match="no such file"):
-            list(read_list(tmp_path / name, tmp_path))
 
 
 def test_label_names(tmp_path):
@@ -131,8 +125,8 @@ def taken_apart(tmp_path):
 def test_a_clip_that_was_taken_apart(taken_apart):
     found = taken_apart.probe(10.0)
     assert (found.video, found.audio) == (2.5, pytest.approx(2.5, abs=0.05))
-    assert taken_apart.pictures([0.0, 0.12, 0.125, 1.0]).shape == (4, 3, 32, 48)
-    assert [int(p[0, 0, 0]) for p in taken_apart.pictures([0.0, 0.12, 0.125, 1.0])] == [0, 0, 1, 8]
+    pictures = taken_apart.pictures([0.0, 0.12, 0.125, 1.0])
+    assert (pictures.shape, pictures[:, 0, 0, 0].tolist()) == ((4, 3, 32, 48), [0, 0, 1, 8])
     assert torch.equal(taken_apart.sound(1.0), sound(taken_apart.audio, seconds=1.0))
     assert np.allclose(taken_apart.sound(1.0), sine(1.0, 16000), atol=2e-4)
     assert len(taken_apart.files) == 21

@@ -1,5 +1,6 @@
 """VGGSound, AudioSet and one's own videos in small: real lists, class names and file names, two seconds a clip."""
 
+import csv
 import json
 import os
 from itertools import count
@@ -7,7 +8,7 @@ from itertools import count
 import numpy as np
 
 from avcl.scenarios.folder import Folder
-from avcl.scenarios.splits import read_categories
+from avcl.scenarios.splits import bundled, read_categories
 from helpers.material import sine, truncate, write_clip
 
 SMALL = {"frames": 2, "height": 32, "width": 32, "times": 128, "mels": 32, "window": 1.0, "seconds": 2.0}
@@ -23,18 +24,31 @@ def place(good, path, number=None):
     return path
 
 
+def gallery():
+    """(id, second) of the published gallery by class, in its order."""
+    rows = [row for row in csv.reader(bundled(".csv")["continual_vs_gallery"].open()) if not row[0].startswith("#")]
+    found = {name: [] for _, name in rows}
+    for file, name in rows:
+        found[name].append((file[:11], int(file[12:18])))
+    return found
+
+
 def vggsound(root, good, tasks, train=2, test=1, others=False, distinct=False):
-    """``vggsound.csv`` and ``video/<id>_<seconds>.mp4``, with so many clips of every class of ``tasks``."""
-    categories, numbers, lines = read_categories("continual_vs"), count(), []
+    """``vggsound.csv`` and ``video/<id>_<seconds>.mp4``, with so many clips of every class of ``tasks``.
+
+    Clips to test on are the first ones of the published gallery.
+    """
+    categories, numbers, lines, published = read_categories("continual_vs"), count(), [], gallery()
     for task in tasks:
         listed = categories.tasks[task]
         for entry in listed.classes + (listed.gallery_classes if others else []):
-            for split, times in (("train", train), ("test", test)):
-                for number in (next(numbers) for _ in range(times)):
-                    video = f"-vid_{number:06d}"
-                    lines.append(f'{video},{number % 300},"{entry.name}",{split}\n')
-                    name = f"{video}_{number % 300:06d}.mp4"
-                    place(good, root / "video" / name, number if distinct else None)
+            places = [("train", None)] * train + [("test", clip) for clip in published[entry.name][:test]]
+            for split, clip in places:
+                number = next(numbers)
+                video, second = clip or (f"-vid_{number:06d}", number % 300)
+                lines.append(f'{video},{second},"{entry.name}",{split}\n')
+                name = f"{video}_{second:06d}.mp4"
+                place(good, root / "video" / name, number if distinct else None)
     (root / "vggsound.csv").write_text("".join(lines))
     return root
 

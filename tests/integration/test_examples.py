@@ -53,9 +53,7 @@ def test_examples_are_short(pattern):
     assert max(map(lines_of_code, EXAMPLES.glob(pattern))) <= 50
 
 
-# ---- several strategies in one learner -----------------------------------------------------------------------
-
-
+# ---- several strategies in one learner ----
 def exact(capacity=8):
     return Memory(capacity=capacity, dtype="float64")
 
@@ -112,9 +110,7 @@ def test_the_small_strategy_keeps_every_promise():
     check_strategy(example("compose").KeepGap)
 
 
-# ---- scripts and files ---------------------------------------------------------------------------------------
-
-
+# ---- scripts and files ----
 @pytest.mark.parametrize(("name", "folder"), [("stella", "runs/example"), ("compose", "runs/compose")])
 def test_the_scripts_run(tmp_path, monkeypatch, capsys, name, folder):
     monkeypatch.chdir(tmp_path)

@@ -35,9 +35,7 @@ def names(made):
     return [extension.name.rpartition(".")[2] for extension in made.get("ext_modules", [])]
 
 
-# ---- what is asked for ---------------------------------------------------------------------------------------
-
-
+# ---- what is asked for ----
 def test_torch_is_asked_for_only_where_something_is_compiled(build, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "compiler", lambda: "c++")
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
@@ -92,9 +90,7 @@ def test_cuda_is_looked_for_where_nvcc_really_is(build, monkeypatch, tmp_path):
     assert os.environ["CUDA_HOME"] == "/given"
 
 
-# ---- what is missing -----------------------------------------------------------------------------------------
-
-
+# ---- what is missing ----
 def without_compiler(build, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     return "AVCL_BUILD_EXT", "without native ops (they will run in PyTorch): no C++ compiler called no-such-compiler"
@@ -143,9 +139,7 @@ def test_switches(build, monkeypatch, capsys):
         build.native(SOURCES, PACKAGE)
 
 
-# ---- real builds ---------------------------------------------------------------------------------------------
-
-
+# ---- real builds ----
 @pytest.fixture
 def clone(tmp_path):
     """What git has, without what was built."""

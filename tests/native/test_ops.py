@@ -51,9 +51,7 @@ def instructions(request):
         kernels("")
 
 
-# ---- as torch wants its ops ----------------------------------------------------------------------------------
-
-
+# ---- as torch wants its ops ----
 def test_the_libraries_state_what_python_has():
     stated = re.findall(r'OP\((\w+),\W+("[^"]*")', (CSRC / "ops.h").read_text())
     schemas = [name + schema.strip('"') for name, schema in stated]
@@ -111,9 +109,7 @@ def test_a_step_compiles_once_for_all_seeds(monkeypatch):
     torch._dynamo.reset()
 
 
-# ---- importance ----------------------------------------------------------------------------------------------
-
-
+# ---- importance ----
 @pytest.mark.parametrize(
     ("shape", "dtype", "off"),
     [
@@ -209,9 +205,7 @@ def test_scores_take_strided_tensors_as_they_are(instructions, layout):
     assert torch.equal(AVCL.correlation(key, *to), AVCL.correlation(key.contiguous(), *to))
 
 
-# ---- draws ---------------------------------------------------------------------------------------------------
-
-
+# ---- draws ----
 @needs_native
 @often
 @given(case=selections())
@@ -248,9 +242,7 @@ def test_draws_are_the_same_for_any_number_of_threads(threads):
         assert all(map(torch.equal, once, draws()))
 
 
-# ---- called past the checks of Python ------------------------------------------------------------------------
-
-
+# ---- called past the checks of Python ----
 @pytest.mark.parametrize(
     ("op", "at", "instead"),
     [
@@ -274,9 +266,7 @@ def test_native_ops_never_read_what_is_not_there(op, at, instead):
         getattr(AVCL, op)(*CALLS[op][:at], instead, *CALLS[op][at + 1 :])
 
 
-# ---- what runs -----------------------------------------------------------------------------------------------
-
-
+# ---- what runs ----
 def test_the_suite_runs_what_it_was_told_to():
     mode = os.environ.get("AVCL_OPS", "auto")
     for name, backend in RUNS.items():

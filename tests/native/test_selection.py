@@ -25,9 +25,7 @@ def heads(*lengths: int, batch: int = 3, count: int = 4, width: int = 8, seed: i
     return [torch.randn(batch, count, length, width, dtype=torch.float64) for length in lengths]
 
 
-# ---- scores --------------------------------------------------------------------------------------------------
-
-
+# ---- scores ----
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 0.05])
 def test_importance_is_the_column_mean_of_the_softmax_and_sums_to_one(temperature):
     query, key = heads(13, 9)
@@ -87,9 +85,7 @@ def test_correlation_in_other_types(dtype):
     torch.testing.assert_close(found, exact.float(), rtol=0, atol=5e-6, equal_nan=True)
 
 
-# ---- draws ---------------------------------------------------------------------------------------------------
-
-
+# ---- draws ----
 def test_prune_keeps_certainties_and_frequencies():
     chance = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]).expand(40_000, -1)
     pruned = prune(chance, seed=1, use=Use.PRUNE_VIDEO, index=torch.arange(40_000))
@@ -160,9 +156,7 @@ def test_none_and_all_can_be_kept(keep):
         assert chosen.sort(1).values.tolist() == 2 * [list(range(keep))]
 
 
-# ---- Algorithm 1 ---------------------------------------------------------------------------------------------
-
-
+# ---- Algorithm 1 ----
 def walk(weight: Tensor, pruned: Tensor, keep: int, chunk: int, cut: str, *, seed: int, index: int) -> set[int]:
     """The printed algorithm for one clip, literally: chunk by chunk, patch by patch."""
     chunks = len(weight) // chunk

@@ -58,9 +58,7 @@ def mistake(**settings):
     return str(wrong.value)
 
 
-# ---- names and splits --------------------------------------------------------------------------------------
-
-
+# ---- names and splits ----
 def test_tasks_and_classes_are_the_folders(grow):
     scenario = Folder(root=str(grow(TREE)), **SMALL)
     assert scenario.task_names == ("task2", "task10")
@@ -131,9 +129,7 @@ def test_what_is_no_clip_is_not_read(grow, caplog):
     assert "2 files with other endings are not read: .JPG, .txt" in caplog.text
 
 
-# ---- settings ----------------------------------------------------------------------------------------------
-
-
+# ---- settings ----
 def test_mistakes_are_named(grow, tmp_path):
     root = str(grow(TREE))
     none = str(tmp_path / "none")
@@ -166,9 +162,7 @@ def test_a_task_missing_from_one_split_is_named(grow):
     )
 
 
-# ---- bad files ---------------------------------------------------------------------------------------------
-
-
+# ---- bad files ----
 def spoil(root):
     """Three files that cannot be used, and one whose damage shows only when it is decoded."""
     truncate(root / "task2" / "a" / "clip0.mp4", 0.5)
@@ -230,9 +224,7 @@ def test_sound_that_turns_out_shorter_than_its_time_stamps(tmp_path):
     assert bad.value.reason == "0.6 s of audio, shorter than 1.0 s"
 
 
-# ---- samples -----------------------------------------------------------------------------------------------
-
-
+# ---- samples ----
 def test_a_sample_is_the_middle_of_its_clip(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", seconds=10.4)
     clips = Files([Source(str(path), label=3, task=1, index=17)], Shape(4, 224, 224, 1024, 128))

@@ -4,11 +4,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from avcl.data.lists import audioset, cav_mae, stella, vggsound
+from avcl.data.lists import audioset, cav_mae, stella, vggsound, vggsound_files
 from avcl.data.lists.row import Row as Row
 from avcl.errors import BadClip, UserError
 
-TABLES = (vggsound, audioset, stella)
+TABLES = (vggsound, vggsound_files, audioset, stella)
 
 
 def read_list(path: Path, root: Path) -> Iterator[Row | BadClip]:

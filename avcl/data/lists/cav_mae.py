@@ -1,11 +1,11 @@
-"""The JSON lists of CAV-MAE and its kin: ten pictures in ``video_path/frame_k/video_id.jpg``, and a wav."""
+"""The JSON lists of CAV-MAE and its kin: ten pictures in ``video_path/frame_k/video_id.jpg`` and a wav, or a video."""
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from avcl.data.lists.row import Row
+from avcl.data.lists.row import Row, stems_of
 from avcl.errors import BadClip, UserError
 
 KEYS = ("video_id", "wav", "video_path", "labels")
@@ -34,4 +34,5 @@ def read_json(path: Path, root: Path) -> Iterator[Row | BadClip]:
         video, wav, folder, labels = (given[key] for key in KEYS)
         pictures = os.path.join(root, folder, "frame_*", f"{video}.jpg")
         found = tuple(part.strip() for part in labels.split(","))
-        yield Row(video, found, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)
+        stems = stems_of(video, Path(wav).stem)
+        yield Row(video, found, stems=stems, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)

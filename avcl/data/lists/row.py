@@ -1,8 +1,12 @@
 """One clip of a list, wherever its files lie."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+NAME = re.compile(r"([\w-]{11})(?:_([\d.]+))?(?:_([\d.]+))?")
+LENGTH = 10.0  # seconds of a clip of which a name says only the first
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,27 @@ def youtube_stems(video: str, start: float, end: float) -> tuple[str, ...]:
     exact = (f"{begin:06d}", f"{long}_{longer}", f"{long}", f"{long:06d}", f"{start:.3f}_{end:.3f}")
     parts = (*exact, f"{begin}_{stop}", f"{begin}")
     return tuple(f"{first}{video}_{part}" for first in ("", "Y") for part in parts)
+
+
+def stems_of(*names: str) -> tuple[str, ...]:
+    """What a media file may be called where a list has these names for a clip, the first that says its seconds.
+
+    Read are ``id_000030`` and ``id_30.000`` (seconds), ``id_30000_40000`` (milliseconds), ``id_30_40``. Of a YouTube
+    id alone, as the lists of AudioSet with one clip a video have it: ``id_*``, the one file of any seconds.
+    """
+    alone = ""
+    for name in names:
+        if not (found := NAME.fullmatch(name)):
+            continue
+        video, start, end = found.groups()
+        if start is None:
+            alone = alone or f"{video}_*"
+        elif end or len(start) == 6 or "." in start:
+            try:
+                begin = seconds(start)
+                stop = seconds(end) if end else begin + LENGTH
+            except ValueError:
+                continue
+            scale = 1000 if stop - begin >= 1000 else 1
+            return youtube_stems(video, begin / scale, stop / scale)
+    return (alone,) if alone else ()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from avcl.data.lists.row import Row
+from avcl.data.lists.row import Row, stems_of
 
 SOURCE = "STELLA"
 COLUMNS = ("row", "vid", "frames_path", "wav", "label", "category")
@@ -24,4 +24,5 @@ def parse(fields: list[str], root: Path) -> Row:
     if not (video and frames and wav and found):
         raise ValueError("no vid, frames_path, wav or label")
     pictures = os.path.join(root, frames, "frame_*.jpg")
-    return Row(video, found, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)
+    stems = stems_of(Path(frames).name, video)
+    return Row(video, found, stems=stems, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)

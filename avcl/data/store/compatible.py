@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from avcl.clip import Shape
@@ -10,10 +11,10 @@ from avcl.data import transforms, windows
 from avcl.data.store.format import Store
 
 FASTEST = 240  # frames a second that a store may have
-# Settings that choose clips: those in words by how much they choose, the least first; at most so many; by name.
-RANKS: dict[str, tuple[str | None, ...]] = {
-    "gallery": ("task classes", "all"),
-    "pretraining": (None, "unused", "authors"),
+# Settings that choose clips: those in words by how much they choose; at most so many; by name.
+RANKS: dict[str, dict[str | None, int]] = {
+    "gallery": {"task classes": 0, "all": 1},
+    "pretraining": {None: 0, "unused": 1, "authors": 2, "all": 2},  # authors and the tasks' own clips are all
 }
 CAPS = ("train_per_class", "eval_per_class")
 LISTS = ("order", "pretraining_lists")
@@ -53,10 +54,12 @@ def is_multiple(rate: float, needed: float) -> bool:
 def wider(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """A line for each setting that asks for clips which a store that was prepared with ``had`` need not have."""
     for name in (name for name in had if name in wanted):
-        one, other, ranks = had[name], wanted[name], RANKS.get(name, ())
+        one, other, ranks = had[name], wanted[name], RANKS.get(name, {})
         more = name == "eval_share" and other != one
         if one in ranks and other in ranks:
-            more = ranks.index(other) > ranks.index(one)
+            more = ranks[other] > ranks[one]
+        elif f"{name}_per_class" in CAPS:  # of another list other clips are the first ones
+            more = Path(other) != Path(one) and had.get(f"{name}_per_class") is not None
         elif name in CAPS and isinstance(one, int):
             more = other is None or other > one
         elif name in LISTS and isinstance(one, list) and isinstance(other, list):

@@ -42,9 +42,7 @@ def narrow(source, zero_init=False, **settings):
     return convert_checkpoint(source, settings={**CLIPS, **HEADS, "frames": 2, **settings}, zero_init=zero_init)
 
 
-# ---- MAE ---------------------------------------------------------------------------------------------------
-
-
+# ---- MAE ----
 @pytest.fixture(scope="module")
 def picture_model():
     """timm's ViT, narrow, with every weight away from its beginning, and the epsilon that our norms have."""
@@ -161,9 +159,7 @@ def test_an_mae_in_the_form_of_cav_mae(whole_mae):
     exactly(ours["audio.embed.weight"][:, 2 * 16 + 5], mae["patch_embed.proj.weight"].sum(1)[:, 5, 2])
 
 
-# ---- CAV-MAE and STELLA ------------------------------------------------------------------------------------
-
-
+# ---- CAV-MAE and STELLA ----
 @pytest.mark.parametrize("head", [None, 309])
 def test_cav_mae_pretrained_and_fine_tuned(tmp_path, head):
     state = official.cavmae(depth=2, whole=head is None, head=head, **official.SMALL)
@@ -224,9 +220,7 @@ def test_a_state_dict_without_wrappers_is_stella_too(tmp_path):
     assert (found.kind, found.initialized, found.matching) == ("stella", (), {})
 
 
-# ---- published sizes ---------------------------------------------------------------------------------------
-
-
+# ---- published sizes ----
 @pytest.mark.parametrize(
     ("make", "kind", "form", "read", "parameters"),
     [
@@ -254,9 +248,7 @@ def test_the_published_sizes_fit_to_the_last_tensor(make, kind, form, read, para
         assert sum(p.numel() for p in backbone.parameters()) == parameters
 
 
-# ---- what cannot be used -----------------------------------------------------------------------------------
-
-
+# ---- what cannot be used ----
 def without(state, part):
     return {name: value for name, value in state.items() if part not in name}
 
@@ -299,11 +291,7 @@ EXTRA = {"reg": torch.ones(1), "ls": torch.ones(1)}
         (cavmae, {"frames": 1, "times": 128}, f"...: audio.table is (8, 48) instead of (16, 48), ...; {REMEDY}"),
         (mae, {"heads": None}, "heads cannot be detected for a width of 48: give --set heads=N"),
         (mae, {"fusion_depth": 4}, "has 4 blocks: must have more than fusion_depth = 4"),
-        (
-            mae,
-            {"form": "cav-mae", "frames": 1, "zero_init": True},
-            "--zero-init is for an MAE in the form ...",
-        ),
+        (mae, {"form": "cav-mae", "frames": 1, "zero_init": True}, "--zero-init is for an MAE in the form ..."),
         (
             lambda: EXTRA,
             {},

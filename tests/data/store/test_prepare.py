@@ -45,9 +45,7 @@ def read(dataset):
     return found
 
 
-# ---- reading -----------------------------------------------------------------------------------------------
-
-
+# ---- reading ----
 @pytest.mark.parametrize("task", [0, 1])
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_a_lossless_store_reads_as_the_files_do(root, lossless, split, task):
@@ -184,9 +182,7 @@ def test_names_of_any_bytes(tmp_path):
     assert [len(stored.clips(0, split)) for split in ("train", "eval")] == [1, 1]
 
 
-# ---- never complete when it is not -------------------------------------------------------------------------
-
-
+# ---- never complete when it is not ----
 def test_a_store_without_all_its_shards_is_refused(root, lossless, tmp_path):
     folder = tmp_path / "store"
     assert (

@@ -128,9 +128,7 @@ def tidy(out):
         path.unlink()
 
 
-# ---- killed ------------------------------------------------------------------------------------------------
-
-
+# ---- killed ----
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_any_moment_it_goes_on_to_the_same_store(play, root, peace, tmp_path, processes):
     play(f"kill_at_random([make()] * {processes}, longest=0.15)", tmp_path / "store")
@@ -178,9 +176,7 @@ def test_workers_die_with_the_command_and_it_goes_on_to_the_same_store(root, pea
     assert same(out, peace / "whole")
 
 
-# ---- two at once -------------------------------------------------------------------------------------------
-
-
+# ---- two at once ----
 def test_two_at_once_share_the_work(play, peace, tmp_path):
     script = "[os.waitpid(child, 0) for child in [start(make()), start(make())]]"
     said = play(script, tmp_path / "a" / "store")
