@@ -182,11 +182,11 @@ class Clip:
         return self.take(*drawn)
 
     def to(self, *args: Any, **kwargs: Any) -> Clip:
-        """Move the tensors, or cast the patches, as ``Tensor.to``; positions, index, label and task stay integers."""
-        moved = {key: value.to(*args, **kwargs) for key, value in self.tensors().items()}
-        for key in moved.keys() - {"video", "audio"}:
-            moved[key] = moved[key].long()
-        return Clip(**moved)
+        """Move, or cast the patches, as ``Tensor.to`` does; positions, index, label and task stay 64-bit integers."""
+        patches = {key: getattr(self, key).to(*args, **kwargs) for key in ("video", "audio")}
+        device = patches["video"].device
+        whole = {key: value.to(device).long() for key, value in self.tensors().items() if key not in patches}
+        return Clip(**patches, **whole)
 
     def __getitem__(self, rows: slice | Tensor) -> Clip:
         return Clip(**{key: value[rows] for key, value in self.tensors().items()})

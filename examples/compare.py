@@ -38,9 +38,8 @@ def options(words=None):
 
 def results(run):
     """What is in the run's folder when it is finished; trains what is left of it before."""
-    manifest = run.folder / "run.json"
-    if manifest.exists():
-        then, now = json.loads(manifest.read_text())["settings"], json.loads(json.dumps(run.settings))
+    if (run.folder / "run.json").exists():
+        then, now = run.folder.manifest["settings"], json.loads(json.dumps(run.settings))
         if {**then, "out": now["out"]} != now:
             raise UserError(f"{run.folder}: holds a run with other settings; remove it, or choose another --out")
     if run.folder.finished:

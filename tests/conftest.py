@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.toys import small_learner
 
 from avcl.memory import Memory
-from avcl.testing import Noise, small_backbone
-from avcl.training.learner import Learner
+from avcl.testing import Noise
 
 torch.set_num_threads(1)
 
@@ -42,12 +42,7 @@ def noise():
 @pytest.fixture
 def make_learner():
     """A learner on a small backbone: ``make_learner(strategy, dtype=..., **settings)``."""
-
-    def make(strategy, dtype=torch.float32, seed=0, **settings):
-        defaults = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": seed}
-        return Learner(backbone=small_backbone(dtype, seed), strategy=strategy, **(defaults | settings))
-
-    return make
+    return small_learner
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def train(
 
     from avcl.config.build import method_settings
     from avcl.experiment.run import Run
-    from avcl.report.tables import matrix_table
+    from avcl.report.tables import run_tables
     from avcl.utils.console import write
 
     try:
@@ -101,12 +101,7 @@ def train(
     if dry_run:
         write(dump_config(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
         return
-    results = run.train(resume=resume)
-    for metric in results["metrics"].values():
-        for key, measure in metric.get("measures", {}).items():
-            if key.endswith("R@10"):
-                write(matrix_table(f"{key}, percent", results["tasks"], measure))
-    write(f"Everything is in {run.folder}")
+    write(*run_tables(run.train(resume=resume)), f"Everything is in {run.folder}")
 
 
 @app.command()

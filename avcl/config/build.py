@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
 from avcl.config.files import merged
 from avcl.errors import SettingsError, UserError
@@ -42,6 +42,7 @@ class Sections(Component):
         seed: Random seed of initial weights, masks, augmentation, the order of clips and the replay buffer.
         device: Device to run on; auto is a CUDA device where there is one.
         out: Run folder; null for runs/STRATEGY-SCENARIO.
+        evaluate_every: Optimizer steps between evaluations within tasks (anytime evaluation); null for task ends only.
         weights: Initial weights: a .safetensors file, "bundled" for those that come with the scenario, or null.
         scenario: Stream of tasks.
         backbone: Audio-video model; the scenario gives it the shape of the clips.
@@ -54,6 +55,7 @@ class Sections(Component):
     seed: NonNegativeInt = 0
     device: Annotated[str, AfterValidator(_known_device), "auto | cpu | cuda | cuda:N"] = "auto"
     out: Path | None = None
+    evaluate_every: PositiveInt | None = None
     weights: str | None = None
     scenario: Annotated[Any, "name | mapping"] = "synthetic"
     backbone: Annotated[Any, "name | mapping"] = "cav-mae"
@@ -76,7 +78,7 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         with _collect(wrong):
             given |= validate(Sections, {key: value})
     top = Sections(**given)
-    made: dict[str, Any] = {"seed": top.seed}
+    made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every}
     with _collect(wrong, "device"):
         made["device"] = _device(top.device)
     with _collect(wrong, "scenario"):
@@ -119,6 +121,7 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "seed": top.seed,
         "device": top.device,
         "out": str(made["folder"]),
+        "evaluate_every": top.evaluate_every,
         "weights": top.weights,
         "scenario": _section(made["scenario"]),
         "backbone": _section(made["backbone"]),

@@ -20,7 +20,7 @@ from avcl.experiment import checkpoint
 from avcl.experiment.model_card import model_card
 from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
-from avcl.registry import registry
+from avcl.registry import blamed, registry
 from avcl.scenario import Scenario
 from avcl.strategy import Strategy
 from avcl.training.learner import Learner
@@ -37,8 +37,8 @@ class Run:
     ``results.json`` (the task matrix of every metric) and ``checkpoint.pt`` (the whole state), both written
     after every task · ``weights.safetensors`` · ``README.md``.
 
-    ``learner``: its settings · ``weights``: what to start from, None for scratch · ``settings``: the resolved
-    configuration, for the manifest.
+    ``learner``: its settings · ``weights``: what to start from, None for scratch · ``evaluate_every``: steps between
+    evaluations within tasks, None for task ends only · ``settings``: the resolved configuration, for the manifest.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class Run:
         weights: Weights | None = None,
         seed: int = 0,
         device: str = "cpu",
+        evaluate_every: int | None = None,
         settings: Mapping[str, Any] | None = None,
     ):
         self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
         self.folder, self.seed, self.device = RunFolder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
-        self.resumed_at = -1
+        self.evaluate_every, self.resumed_at = evaluate_every, -1
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Run:
@@ -68,7 +69,8 @@ class Run:
     @cached_property
     def benchmark(self) -> CLScenario:
         """The scenario's Avalanche streams, made when they are first needed."""
-        return self.scenario.benchmark(joint=self.joint)
+        with blamed(self.scenario, "benchmark"):
+            return self.scenario.benchmark(joint=self.joint)
 
     @property
     def joint(self) -> bool:
@@ -109,7 +111,7 @@ class Run:
             learner = self.learner(evaluator=evaluator)
             if state is not None:
                 self._restore(learner, state)
-            learner.between_batches = self._save_now_and_then(stopping)
+            learner.between_batches = self._between_batches(stopping)
             for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
                 learner.eval(self.benchmark.eval_stream)
@@ -174,18 +176,22 @@ class Run:
         state = learner.state_dict() | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
         checkpoint.save(self.folder.checkpoint, state)
 
-    def _save_now_and_then(self, stopping: Stopping) -> Callable[[Learner], None]:
-        saved = time.monotonic()
+    def _between_batches(self, stopping: Stopping) -> Callable[[Learner], None]:
+        """Evaluate every so many steps, save now and then, and stop where that was asked for: in this order."""
+        saved, every = time.monotonic(), self.evaluate_every
 
-        def save(learner: Learner) -> None:
+        def pause(learner: Learner) -> None:
             nonlocal saved
+            if every and not learner.pending and learner.steps % every == 0 and not learner.task_is_over:
+                learner.eval(self.benchmark.eval_stream)
+                self.folder.write("results.json", self.results(learner))
             if stopping.asked or time.monotonic() - saved > SAVE_EVERY:
                 self._save(learner)
                 saved = time.monotonic()
             if stopping.asked:
                 raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; continue with --resume")
 
-        return save
+        return pause
 
     def _restore(self, learner: Learner, state: Mapping[str, Any]) -> None:
         learner.load_state_dict(state)

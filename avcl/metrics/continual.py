@@ -42,6 +42,25 @@ def forgetting_with_last(scores: Matrix) -> float | None:
     return float((table[:-1].max(0) - table[-1])[: len(table)].sum() / (len(table) - 1))
 
 
+def anytime(scores: Matrix, seen: Sequence[int]) -> list[float]:
+    """Mean score at every evaluation over the ``seen`` tasks that had begun by then (Caccia et al., 2022)."""
+    return [float(np.mean(row[:tasks])) for row, tasks in zip(scores, seen, strict=True)]
+
+
+def worst_drop(scores: Matrix, seen: Sequence[int]) -> float:
+    """The largest fall of a task from any evaluation to any later one, averaged over the tasks that had begun.
+
+    Evaluations within tasks show what those at their ends hide: a collapse right behind a boundary that recovers
+    (the stability gap; De Lange et al., 2023, arXiv 2205.13452).
+    """
+    table = np.asarray(scores, dtype=float)[:, : seen[-1]]
+    drops = []
+    for task, curve in enumerate(table.T):
+        begun = curve[[tasks > task for tasks in seen]]
+        drops.append(float(np.max(np.maximum.accumulate(begun) - begun)))
+    return float(np.mean(drops))
+
+
 def summaries(scores: Matrix, higher_is_better: bool = True) -> dict[str, float | None]:
     """All of them by name. Where lower is better, as of ranks, forgetting is the rise: more is always worse."""
     drops = scores if higher_is_better else -np.asarray(scores, dtype=float)

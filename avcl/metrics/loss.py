@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from avcl.compat import MetricValue, PluginMetric
+from avcl.registry import blamed
 from avcl.training.learner import Learner
 
 
@@ -36,7 +37,8 @@ class LossTerms(PluginMetric[dict[str, float]]):
     def _show(self, learner: Learner, step: int) -> list[MetricValue]:
         values = {f"train/loss/{key}": value for key, value in self.result().items()}
         for part in learner.strategies:
-            values |= {f"train/{part.name}/{key}": value for key, value in part.log().items()}
+            with blamed(part, "log"):
+                values |= {f"train/{part.name}/{key}": value for key, value in part.log().items()}
         self.reset()
         return [MetricValue(self, name, value, step) for name, value in values.items()]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from avcl.compat import MetricValue, PluginMetric
 from avcl.metrics.chance import median_rank_chance, recall_chance
-from avcl.metrics.continual import Matrix, summaries
+from avcl.metrics.continual import Matrix, anytime, summaries, worst_drop
 from avcl.training.learner import Learner
 
 MEDIAN = "median_rank"
@@ -51,13 +52,16 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     ``.../learning_accuracy``, ``.../forgetting`` (Chaudhry's), ``.../forgetting_with_last`` (the STELLA authors'),
     ``.../chance``, and ``eval/gallery``. ``history`` is the task matrix: a row for each evaluation. ``joint``: all
     tasks were trained on at once, so that the average is over all of them from the first evaluation on, and
-    nothing is forgotten.
+    nothing is forgotten. Evaluations within a task go to ``anytime`` alone: tag ``.../anytime``, the average over the
+    tasks that had begun.
     """
 
     def __init__(self, tasks: Sequence[str] | None = None, ks: Sequence[int] = (1, 5, 10), joint: bool = False):
         super().__init__()
         self.tasks, self.ks, self.joint = tasks, tuple(ks), joint
         self.history: dict[str, list[list[float]]] = {}
+        self.anytime: dict[str, list[list[float]]] = {}
+        self.moments: list[tuple[int, int]] = []
         self.queries: list[int] = []
         self.reset()
 
@@ -81,11 +85,16 @@ class Retrieval(PluginMetric[dict[str, Any]]):
             return []
         values = self.result()
         shown: dict[str, float] = {"eval/gallery": self.gallery}
+        within = strategy.batches_done > 0
+        self.moments.append((strategy.steps, strategy.tasks_done + within))
         for key, row in values.items():
-            rows = self.history.setdefault(key, [])
-            rows.append(row)
+            self.anytime.setdefault(key, []).append(row)
             shown |= {f"eval/{key}/{self._name(i)}": x for i, x in enumerate(row)}
-            last = {**self._summaries(key, rows), "chance": self._chance(key)["chance"]}
+            last: dict[str, float | None] = {"anytime": anytime(self.anytime[key], self._seen)[-1]}
+            if not within:
+                rows = self.history.setdefault(key, [])
+                rows.append(row)
+                last |= {**self._summaries(key, rows), "chance": self._chance(key)["chance"]}
             shown |= {f"eval/{key}/{name}": value for name, value in last.items() if value is not None}
         return [MetricValue(self, name, value, strategy.clock.train_iterations) for name, value in shown.items()]
 
@@ -116,6 +125,8 @@ class Retrieval(PluginMetric[dict[str, Any]]):
             over_time = [self._summaries(key, rows[: t + 1]) for t in range(len(rows))]
             summary = {name: [found[name] for found in over_time] for name in over_time[0]}
             measures[key] = {"matrix": rows, **summary, "queries": self.queries, **self._chance(key)}
+            if len(self.moments) > len(rows):
+                measures[key]["anytime"] = self._anytime(key)
             if self.joint:
                 measures[key]["after"] = ["all tasks"] * len(rows)
         chance = {key.partition("/")[2]: measure["chance"] for key, measure in measures.items()}
@@ -123,11 +134,12 @@ class Retrieval(PluginMetric[dict[str, Any]]):
 
     def state_dict(self) -> dict[str, Any]:
         """The task matrix so far."""
-        return {"history": self.history, "queries": self.queries}
+        return {"history": self.history, "queries": self.queries, "anytime": self.anytime, "moments": self.moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the task matrix of ``state``."""
         self.history, self.queries = state["history"], state["queries"]
+        self.anytime, self.moments = state["anytime"], state["moments"]
 
     def _chance(self, key: str) -> dict[str, Any]:
         """What a measure is at chance, in which gallery, and which way it gets better."""
@@ -136,6 +148,23 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         chance, deviation = recall_chance(ks, self.gallery) if ks else median_rank_chance(self.gallery)
         about = {"gallery": self.gallery, "chance": chance, "chance_deviation": deviation}
         return {**about, "higher_is_better": name != MEDIAN}
+
+    @property
+    def _seen(self) -> list[int]:
+        """How many tasks had begun at each evaluation; of joint training all of them."""
+        return [len(self.queries) if self.joint else tasks for _, tasks in self.moments]
+
+    def _anytime(self, key: str) -> dict[str, Any]:
+        """The curve of the average over tasks that had begun, its mean, and the worst drop of any of them."""
+        rows, sign = self.anytime[key], -1 if key.endswith(MEDIAN) else 1
+        curve = anytime(rows, self._seen)
+        drop = worst_drop(sign * np.asarray(rows, dtype=float), self._seen)
+        return {
+            "steps": [step for step, _ in self.moments],
+            "average": curve,
+            "average_anytime": sum(curve) / len(curve),
+            "worst_drop": drop,
+        }
 
     def _summaries(self, key: str, rows: Matrix) -> dict[str, float | None]:
         found = summaries(rows, higher_is_better=not key.endswith(MEDIAN))

@@ -222,8 +222,13 @@ class Learner(BaseSGDTemplate):
         """Batches of this process in one epoch of so many clips."""
         return self.loading.order(clips, self.tasks_done).per_epoch
 
+    @property
+    def task_is_over(self) -> bool:
+        """Whether all batches of the current task were trained on."""
+        return self.batches_done >= self.batches_per_epoch * self.train_epochs
+
     def _train_exp(self, experience: DatasetExperience, eval_streams: Any = None, **kwargs: Any) -> None:
-        while self.batches_done < self.batches_per_epoch * self.train_epochs and not self._stop_training:
+        while not self.task_is_over and not self._stop_training:
             self._before_training_epoch(**kwargs)
             self.training_epoch(**kwargs)
             self._after_training_epoch(**kwargs)

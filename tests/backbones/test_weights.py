@@ -38,21 +38,22 @@ def test_backbone_and_further_modules_come_back(tmp_path):
 
 
 SAVE = """
-import sys, torch
-from avcl.backbones.cavmae import CavMae
-from avcl.backbones.weights import save_weights
 torch.manual_seed(0)
 backbone = CavMae(size="tiny", frames=1, height=32, width=32, times=64, mels=32)
-save_weights(sys.argv[1], backbone, {"matching": {"a": torch.ones(2, dtype=torch.float16), "é": torch.ones(1)}})
+save_weights(path, backbone, {"matching": {"a": torch.ones(2, dtype=torch.float16), "é": torch.ones(1)}})
 """
 
 
 def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
-    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
-    for seed, file in enumerate(files):
-        subprocess.run([sys.executable, "-c", SAVE, file], check=True, env={**os.environ, "PYTHONHASHSEED": str(seed)})
-    assert files[0].read_bytes() == files[1].read_bytes()
-    matching = load_weights(files[0]).states["matching"]
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    imports = (
+        "import sys, torch\nfrom avcl.backbones.cavmae import CavMae\nfrom avcl.backbones.weights import save_weights"
+    )
+    code = f"{imports}\npath = sys.argv[1]\n{SAVE}"
+    subprocess.run([sys.executable, "-c", code, there], check=True, env={**os.environ, "PYTHONHASHSEED": "1"})
+    exec(SAVE, globals() | {"path": here})
+    assert here.read_bytes() == there.read_bytes()
+    matching = load_weights(here).states["matching"]
     assert (matching["a"].dtype, matching["é"].tolist()) == (torch.float16, [1.0])
 
 

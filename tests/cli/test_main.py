@@ -95,7 +95,7 @@ class Recorded:
     def train(self, resume: bool = False) -> dict[str, Any]:
         self.asked.append(("train", resume))
         measure = {"matrix": [[50.0]], "average": [50.0], "forgetting": [None]}
-        measures = {"a2v/R@1": measure, "a2v/R@10": measure}
+        measures = {"a2v/R@mean": measure, "v2a/R@10": measure}
         return {"tasks": ["birds"], "metrics": {"retrieval": {"measures": measures}, "speed": {}}}
 
     def dry_run(self) -> dict[str, str]:
@@ -126,8 +126,8 @@ def test_train_reads_the_file_then_set_then_the_options(run: Recorded, config: s
     assert result.exit_code == 0, result.output
     raw = {"seed": 2, "strategy": {"name": "er", "replay": 3}, "out": "there", "device": "cpu"}
     assert run.asked == [raw, ("train", True)]
-    assert "a2v/R@10, percent" in result.stdout
-    assert "R@1," not in result.stdout
+    assert "audio -> video (a2v): mean of R@1, R@5 and R@10, percent" in result.stdout
+    assert "after the last task, mean over tasks" in result.stdout
     assert result.stdout.endswith("Everything is in runs/x\n")
 
 

@@ -83,3 +83,9 @@ def test_masks_and_outputs_of_some_rows():
     terms = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5, 0.5])}
     output = Output(terms, torch.zeros(2, 3), torch.zeros(2, 3))
     assert output.loss.tolist() == [1.5, 2.5]
+
+
+def test_identities_of_64_bits_survive_a_cast():
+    index = torch.tensor([2**62 + 1, -(2**61) - 3])
+    _, _, _, clip = cut(index=index)
+    assert torch.equal(clip.to(torch.float16).index, index)

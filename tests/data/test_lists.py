@@ -11,9 +11,11 @@ from PIL import Image
 from avcl.data.decode import sound
 from avcl.data.extracted import Extracted
 from avcl.data.lists import Row, label_names, read_list
+from avcl.data.lists.row import stems_of
 from avcl.errors import UserError
 
 VGGSOUND = '---g-f_I2yQ,1,"people marching",test\n--0PQM4-hqg,30,"waterfall burbling",train\n'
+RELEASED = 'glLQrEijrKg_000300.mp4,playing hammond organ\n0_8-g2rof7E_000049.mp4,"heart sounds, heartbeat"\n'
 AUDIOSET = '# Segments csv created\n# YTID, start_seconds\n--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
 
 
@@ -29,6 +31,37 @@ def test_vggsound(tmp_path):
     for stem in ("000030", "30000", "030000", "30000_40000", "30", "30_40"):
         assert f"--0PQM4-hqg_{stem}" in two.stems
     assert two.stems[0] == "--0PQM4-hqg_000030"
+
+
+def test_the_test_list_that_vggsound_released(tmp_path):
+    one, two, *bad = rows(tmp_path / "test.csv", RELEASED + "x.mp4,skiing\nglLQrEijrKg_000300.mp4,\nx,1,skiing\n")
+    assert (one.name, one.labels, one.split) == ("glLQrEijrKg_000300", ("playing hammond organ",), None)
+    assert (two.labels, two.stems[:2]) == (
+        ("heart sounds, heartbeat",),
+        ("0_8-g2rof7E_000049", "0_8-g2rof7E_49000_59000"),
+    )
+    assert [row.reason for row in bad] == [
+        "'x.mp4' is no <id>_<seconds in 6 digits>.mp4",
+        "no label",
+        "3 columns, not 2: id_seconds.mp4, label",
+    ]
+    assert rows(tmp_path / "bare.csv", RELEASED.replace(".mp4", "")) == [one, two]
+
+
+@pytest.mark.parametrize(
+    ("names", "file"),
+    [
+        (["0_8-g2rof7E_000049"], "0_8-g2rof7E_000049"),
+        (["0_8-g2rof7E_49000_59000"], "0_8-g2rof7E_000049"),
+        (["0_8-g2rof7E_0_10000"], "0_8-g2rof7E_000000"),
+        (["0_8-g2rof7E_49_59"], "0_8-g2rof7E_000049"),
+        (["0_8-g2rof7E", "0_8-g2rof7E_49.000"], "0_8-g2rof7E_000049"),
+        (["0_8-g2rof7E"], "0_8-g2rof7E_*"),
+        (["a", "0_8-g2rof7E_1.2.3", "0_8-g2rof7E_49"], None),
+    ],
+)
+def test_names_that_say_the_seconds_of_a_video(names, file):
+    assert next(iter(stems_of(*names)), None) == file
 
 
 def test_audioset(tmp_path):

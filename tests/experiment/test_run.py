@@ -212,3 +212,40 @@ def test_the_table_has_a_row_for_each_task(finished):
     text = console.file.getvalue()
     assert [line.split()[0] for line in text.splitlines() if "task_" in line][1:] == ["task_0", "task_1"]
     assert f"{measure['average'][1]:.1f}" in text
+
+
+@pytest.mark.parametrize("blend", [0.0, 1.0])
+def test_anytime_evaluation_of_a_blurred_stream_resumes_to_the_same_bytes(tmp_path, monkeypatch, blend):
+    """Evaluations within tasks change nothing that is trained, and are in results and TensorBoard."""
+
+    def made(name, **more):
+        run = make_run(tmp_path / name, scenario=Noise(blend=blend))
+        run.evaluate_every = more.get("evaluate_every")
+        return run
+
+    plain, results = made("plain").train(), made("often", evaluate_every=3).train()
+    found, expected = (tables["metrics"]["retrieval"]["measures"]["a2v/R@mean"] for tables in (results, plain))
+    assert {**found, "anytime": None} == {**expected, "anytime": None} and "anytime" not in expected
+    assert found["anytime"]["steps"] == [3, 6, 8, 9, 12, 15, 16]
+    assert found["anytime"]["average"][2] == found["average"][0]
+    assert found["anytime"]["worst_drop"] >= 0
+    events = EventAccumulator(str(tmp_path / "often"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/a2v/R@mean/anytime")] == [3, 6, 8, 9, 12, 15, 16]
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, **kwargs):
+        if self.clock.train_iterations == 13:
+            raise Killed
+        iteration(self, **kwargs)
+
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    iteration = Learner.training_iteration
+    monkeypatch.setattr(Learner, "training_iteration", killed)
+    with pytest.raises(Killed):
+        made("killed", evaluate_every=3).train()
+    monkeypatch.setattr(Learner, "training_iteration", iteration)
+    made("killed", evaluate_every=3).train(resume=True)
+    assert (tmp_path / "killed" / "results.json").read_bytes() == (tmp_path / "often" / "results.json").read_bytes()

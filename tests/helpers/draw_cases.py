@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avcl.plugins.stella.ops import native
+from avcl.plugins.stella.ops.philox import Use
+from avcl.plugins.stella.ops.reference import OPS
 
 CSRC = native.FOLDER / "csrc"
 EMULATOR = Path(__file__).parents[1] / "native" / "emulator"
@@ -70,6 +72,32 @@ def attention(clips: int, heads: int, rows: int, keys: int, depth: int, dtype: t
 def exact_importance(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """By the definition, in float64, with the full map."""
     return (query.double() @ key.double().mT * scale).softmax(-1).mean((1, 2))
+
+
+def assert_exact_importance(op, shape, dtype, off):
+    """``op`` gives the column mean of the softmax, in single precision or better."""
+    query, key = attention(*shape, dtype)
+    found, exact = op(query, key, 0.2, 0.4), exact_importance(query, key, 0.5)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert ((found - exact).abs() <= off * exact.max()).all()
+
+
+def assert_strange_keys_spoil_their_clip(op):
+    """Minus infinity takes no share, plus infinity and NaN spoil their clip and no other."""
+    query, key = attention(3, 1, 3, 70, 2)
+    query = query.abs() + 0.1
+    key[0, :, 5], key[1, :, 69], key[2, :, 7, 1] = -torch.inf, torch.nan, torch.inf
+    found, expected = op(query, key, 1.0, 1.0), exact_importance(query, key, 1.0)
+    assert found[0, 5] == 0 and not found[0].isnan().any()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
+def assert_drawn_as_by_the_reference(ops, case):
+    """``select_chunks`` and ``sample``, bit for bit."""
+    importance, pruned, keep, _, _, seed, index = case
+    sampled = (importance, pruned, keep, seed, Use.VIDEO, index)
+    for op, to in (("select_chunks", case), ("sample", sampled)):
+        assert torch.equal(ops(op, *to), OPS[op].kernel(*to))
 
 
 def kernels(name: str) -> str | None:

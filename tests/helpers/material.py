@@ -32,9 +32,8 @@ Paint = Callable[[float, int, int], np.ndarray]
 def clock(time: float, height: int, width: int) -> np.ndarray:
     """A picture (height, width, 3) that tells its time: 16 bars, white where that bit of its milliseconds is set."""
     bits = round(1000 * time) >> np.arange(16) & 1
-    return (
-        np.repeat(255 * bits[np.arange(width) * 16 // width], 3).reshape(1, width, 3).repeat(height, 0).astype(np.uint8)
-    )
+    row = np.repeat(255 * bits[np.arange(width) * 16 // width], 3).reshape(1, width, 3)
+    return row.repeat(height, 0).astype(np.uint8)
 
 
 def read_clock(picture: np.ndarray) -> float:
@@ -178,6 +177,29 @@ def overwrite(path: Path, share: float, count: int) -> Path:
 def told(path: Path, times: Sequence[float]) -> list[float]:
     """The times that the pictures at ``times`` tell."""
     return [read_clock(picture) for picture in frames(str(path), times)]
+
+
+def readings(dataset: Any) -> dict[str, Any]:
+    """Every sample of files or a store by the name of its clip, or why there is none."""
+    found = {}
+    for number, source in enumerate(dataset.sources):
+        try:
+            found[source.name] = dataset[number]
+        except BadClip as bad:
+            found[source.name] = (bad.path, bad.reason)
+    return found
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """Two data sets of the same clips in the same order, equal to the last bit."""
+    one, other = readings(one), readings(other)
+    assert list(one) == list(other)
+    for name, item in one.items():
+        if isinstance(item, tuple):
+            assert other[name] == item
+        else:
+            assert item.keys() == other[name].keys()
+            assert all(np.array_equal(item[key], other[name][key]) for key in item), name
 
 
 def refusal(read: Callable, *args: Any, **kwargs: Any) -> str:

@@ -26,7 +26,8 @@ def place(good, path, number=None):
 
 def gallery():
     """(id, second) of the published gallery by class, in its order."""
-    rows = [row for row in csv.reader(bundled(".csv")["continual_vs_gallery"].open()) if not row[0].startswith("#")]
+    lines = bundled(".csv")["continual_vs_gallery"].read_text().splitlines()
+    rows = list(csv.reader(line for line in lines if not line.startswith("#")))
     found = {name: [] for _, name in rows}
     for file, name in rows:
         found[name].append((file[:11], int(file[12:18])))
@@ -50,6 +51,21 @@ def vggsound(root, good, tasks, train=2, test=1, others=False, distinct=False):
                 name = f"{video}_{second:06d}.mp4"
                 place(good, root / "video" / name, number if distinct else None)
     (root / "vggsound.csv").write_text("".join(lines))
+    return root
+
+
+def released(root, good, tasks):
+    """``test.csv`` as VGGSound has it, and its files: after the published gallery's clips one more of every class."""
+    published, rows = gallery(), []
+    classes = [entry.name for task in tasks for entry in read_categories("continual_vs").tasks[task].classes]
+    for place_in_class in range(6):
+        for number, name in enumerate(classes[::-1]):
+            video, second = [*published[name], (f"-more{number:06d}", 7)][place_in_class]
+            file = f"{video}_{second:06d}.mp4"
+            rows.append([file, name])
+            place(good, root / "video" / file)
+    with (root / "test.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
     return root
 
 

@@ -8,14 +8,17 @@ from torch import nn
 
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid, Masks, Output
-from avcl.testing import Noise
+from avcl.memory import Memory
+from avcl.plugins.stella import Stella
+from avcl.strategy import Rehearsal
+from avcl.testing import Noise, small_backbone
 from avcl.training.learner import Learner
 from avcl.training.loading import Collate
 
 
-def weights(learner):
-    """All trained weights, one after the other."""
-    return torch.cat([p.detach().flatten() for p in learner.parameters()])
+def weights(module):
+    """All weights of a module, or all trained ones of a learner, one after the other."""
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
 def train(learner, scenario=None, joint=False):
@@ -32,21 +35,65 @@ def clips(numbers, task=0, dtype=torch.float64):
     return Clip.cut(items["frames"].to(dtype), items["mel"].to(dtype), 16, index=items["index"])
 
 
+def four(first, dtype=torch.float64):
+    """The first task's clips ``first``, ``first + 1``, ``first + 2``, ``first + 3``."""
+    return clips(range(first, first + 4), dtype=dtype)
+
+
 def copy_of(generator):
     """A generator that will draw what ``generator`` is about to."""
     return torch.Generator().set_state(generator.get_state())
 
 
+def small(cls, capacity=8, dtype="float64", **settings):
+    """A strategy for the Noise scenario, with a replay buffer of ``capacity`` clips if it has one."""
+    own = {"memory": Memory(capacity=capacity, dtype=dtype)} if issubclass(cls, Rehearsal) else {}
+    own |= {"heads": 4, "chunk": 2} if issubclass(cls, Stella) else {}
+    return cls(**own | settings)
+
+
+def small_learner(strategy, dtype=torch.float32, seed=0, **settings):
+    """A learner on a small backbone; the fixture ``make_learner``."""
+    defaults = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "seed": seed}
+    return Learner(backbone=small_backbone(dtype, seed), strategy=strategy, **(defaults | settings))
+
+
+def fed(strategy, *firsts, dtype=torch.float64, each=lambda learner: None, **settings):
+    """A learner after a step on ``four(first)`` for each of ``firsts``, and ``each(learner)`` after every one."""
+    learner = small_learner(strategy, dtype, **settings)
+    for first in firsts:
+        step(learner, four(first))
+        each(learner)
+    return learner
+
+
+def held(strategy):
+    """All that is in a strategy's memory."""
+    return strategy.memory.read(torch.arange(len(strategy.memory)))
+
+
 def enter(learner, clip):
     """The learner as it is when a strategy prepares ``clip``."""
-    learner.is_training, learner.batch, learner.current, learner.num_current = True, clip, clip, len(clip)
-    learner.weight, learner.apart = None, []
+    learner.is_training, learner.current = True, clip.to(learner.dtype)
+    learner.view.enter(learner.current)
     return learner
 
 
 def step(learner, clip):
     """One batch through the learner's own loop."""
     enter(learner, clip).training_iteration()
+
+
+def watched(learner):
+    """Every batch that the backbone is given, with its masks, as training goes on."""
+    seen, forward = [], learner.forward
+    learner.forward = lambda: seen.append((learner.batch, learner.masks)) or forward()
+    return seen
+
+
+def same(found, expected):
+    """Equal to what was recorded from the authors' code, whatever the shape."""
+    torch.testing.assert_close(found.detach().double(), expected.double().reshape(found.shape), rtol=0, atol=1e-6)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,44 +123,29 @@ def numbers(clip):
 
 def points(x):
     """Clips of the quadratic backbone from x (B, 3)."""
-    at = torch.zeros(len(x), 1, dtype=torch.long)
+    at, x = torch.zeros(len(x), 1, dtype=torch.long), torch.as_tensor(x, dtype=torch.float64)
     return Clip(video=x[:, None, :2], audio=x[:, None, 2:], video_at=at, audio_at=at, index=torch.arange(len(x)))
 
 
 def quadratic_learner(strategy, rate):
     """The quadratic backbone under plain gradient descent."""
-    return Learner(
-        backbone=Quadratic(),
-        strategy=strategy,
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=rate),
-        weight_decay=0.0,
-    )
+    sgd = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=rate), "weight_decay": 0.0}
+    return Learner(backbone=Quadratic(), strategy=strategy, **sgd)
 
 
 class Passes:
     """Counts, by hooks, the passes through a backbone: encoder and decoder forward, and backward; and their clips."""
 
     def __init__(self, backbone):
-        self.count = Counter()
-        self.clips = []
-        backbone.audio.embed.register_forward_hook(self._encoded)
-        backbone.audio.head.register_forward_hook(self._decoded)
-        backbone.audio.head.register_full_backward_hook(self._back)
-
-    def _encoded(self, module, inputs, output):
-        self.count["encoded"] += 1
-        self.clips.append(len(output))
-
-    def _decoded(self, module, inputs, output):
-        self.count["forward"] += 1
-
-    def _back(self, module, into, out):
-        self.count["backward"] += 1
+        self.count, self.clips = Counter(), []
+        backbone.audio.embed.register_forward_hook(lambda _, given, made: self.clips.append(len(made)))
+        backbone.audio.head.register_forward_hook(lambda *_: self.count.update(["forward"]))
+        backbone.audio.head.register_full_backward_hook(lambda *_: self.count.update(["backward"]))
 
     @property
     def seen(self):
         """(whole forward passes, forward passes of embeddings alone, backward passes)."""
-        return self.count["forward"], self.count["encoded"] - self.count["forward"], self.count["backward"]
+        return self.count["forward"], len(self.clips) - self.count["forward"], self.count["backward"]
 
     def clear(self):
         self.count.clear()

@@ -2,7 +2,15 @@
 
 import pytest
 
-from avcl.metrics.continual import average, forgetting, forgetting_with_last, learning_accuracy, summaries
+from avcl.metrics.continual import (
+    anytime,
+    average,
+    forgetting,
+    forgetting_with_last,
+    learning_accuracy,
+    summaries,
+    worst_drop,
+)
 
 # after task 1, 2, 3 (rows): the score of tasks 1, 2, 3 (columns)
 SCORES = [[50.0, 10.0, 8.0], [30.0, 60.0, 12.0], [20.0, 45.0, 70.0]]
@@ -47,3 +55,12 @@ def test_a_gain_counts_against_forgetting():
 @pytest.mark.parametrize("summary", [forgetting, forgetting_with_last])
 def test_nothing_can_be_forgotten_after_one_task(summary):
     assert summary([[1.0, 2.0]]) is None
+
+
+def test_anytime_by_hand():
+    """Two tasks, each evaluated within and at its end; the first falls by 30 and recovers by 20."""
+    scores = [[10.0, 1.0], [40.0, 2.0], [10.0, 20.0], [30.0, 50.0]]
+    seen = [1, 1, 2, 2]
+    assert anytime(scores, seen) == [10.0, 40.0, 15.0, 40.0]
+    assert worst_drop(scores, seen) == (30 + 0) / 2
+    assert worst_drop(scores[:2], seen[:2]) == 0

@@ -2,14 +2,24 @@
 threads and barriers.
 """
 
+import functools
+
 import pytest
 import torch
-from helpers.draw_cases import COMPILER, CSRC, EMULATOR, attention, compile_library, exact_importance, selections
+from helpers.draw_cases import (
+    COMPILER,
+    CSRC,
+    EMULATOR,
+    assert_drawn_as_by_the_reference,
+    assert_exact_importance,
+    assert_strange_keys_spoil_their_clip,
+    attention,
+    compile_library,
+    exact_importance,
+    selections,
+)
 from helpers.sanitized import load
 from hypothesis import HealthCheck, given, settings
-
-from avcl.plugins.stella.ops.philox import Use
-from avcl.plugins.stella.ops.reference import OPS
 
 quickly = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
@@ -46,30 +56,17 @@ def cuda(request, tmp_path_factory):
     ],
 )
 def test_importance_is_the_column_mean_of_the_softmax(cuda, shape, dtype, off):
-    query, key = attention(*shape, dtype)
-    found = cuda("importance", query, key, 0.2, 0.4)
-    assert found.dtype == torch.promote_types(dtype, torch.float32)
-    exact = exact_importance(query, key, 0.5)
-    assert ((found - exact).abs() <= off * exact.max()).all()
+    assert_exact_importance(functools.partial(cuda, "importance"), shape, dtype, off)
 
 
 def test_scores_of_infinity_and_nan(cuda):
-    """Minus infinity takes no share, plus infinity and NaN spoil their clip and no other."""
-    query, key = attention(3, 1, 3, 70, 2)
-    query = query.abs() + 0.1
-    key[0, :, 5], key[1, :, 66], key[2, :, 7, 1] = -torch.inf, torch.nan, torch.inf
-    found, expected = cuda("importance", query, key, 1.0, 1.0), exact_importance(query, key, 1.0)
-    assert found[0, 5] == 0 and not found[0].isnan().any()
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0, equal_nan=True)
+    assert_strange_keys_spoil_their_clip(functools.partial(cuda, "importance"))
 
 
 @quickly
 @given(case=selections())
 def test_draws_are_those_of_the_reference(cuda, case):
-    importance, pruned, keep, _, _, seed, index = case
-    sampled = (importance, pruned, keep, seed, Use.VIDEO, index)
-    assert torch.equal(cuda("select_chunks", *case), OPS["select_chunks"].kernel(*case))
-    assert torch.equal(cuda("sample", *sampled), OPS["sample"].kernel(*sampled))
+    assert_drawn_as_by_the_reference(cuda, case)
 
 
 @needs_compiler

@@ -8,7 +8,18 @@ import sys
 
 import pytest
 import torch
-from helpers.draw_cases import CSRC, USABLE, attention, exact_importance, kernels, selections, weights
+from helpers.draw_cases import (
+    CSRC,
+    USABLE,
+    assert_drawn_as_by_the_reference,
+    assert_exact_importance,
+    assert_strange_keys_spoil_their_clip,
+    attention,
+    exact_importance,
+    kernels,
+    selections,
+    weights,
+)
 from hypothesis import given, settings
 
 from avcl.plugins.stella.ops import native, selection
@@ -125,11 +136,7 @@ def test_a_step_compiles_once_for_all_seeds(monkeypatch):
     ],
 )
 def test_importance_is_the_column_mean_of_the_softmax(instructions, shape, dtype, off):
-    query, key = attention(*shape, dtype)
-    found = AVCL.importance(query, key, 0.2, 0.4)
-    assert found.dtype == torch.promote_types(dtype, torch.float32)
-    exact = exact_importance(query, key, 0.5)
-    assert ((found - exact).abs() <= off * exact.max()).all()
+    assert_exact_importance(AVCL.importance, shape, dtype, off)
 
 
 def test_importance_is_the_same_for_any_number_of_threads_and_in_any_batch(instructions, threads):
@@ -178,13 +185,7 @@ def test_importance_of_one_strange_row_among_ordinary_ones(instructions):
 
 
 def test_importance_with_keys_of_infinity_and_nan(instructions):
-    """Minus infinity takes no share, plus infinity and NaN spoil their clip and no other."""
-    query, key = attention(3, 1, 3, 70, 2)
-    query = query.abs() + 0.1
-    key[0, :, 5], key[1, :, 69], key[2, :, 7, 1] = -math.inf, math.nan, math.inf
-    found, expected = AVCL.importance(query, key, 1.0, 1.0), exact_importance(query, key, 1.0)
-    assert found[0, 5] == 0 and not found[0].isnan().any()
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0, equal_nan=True)
+    assert_strange_keys_spoil_their_clip(AVCL.importance)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "columns apart", "expanded", "in the middle of others"])
@@ -210,10 +211,7 @@ def test_scores_take_strided_tensors_as_they_are(instructions, layout):
 @often
 @given(case=selections())
 def test_draws_are_those_of_the_reference(case):
-    importance, pruned, keep, _, _, seed, index = case
-    sampled = (importance, pruned, keep, seed, Use.VIDEO, index)
-    assert torch.equal(AVCL.select_chunks(*case), OPS["select_chunks"].kernel(*case))
-    assert torch.equal(AVCL.sample(*sampled), OPS["sample"].kernel(*sampled))
+    assert_drawn_as_by_the_reference(lambda op, *to: getattr(AVCL, op)(*to), case)
 
 
 @needs_native
@@ -286,25 +284,20 @@ def test_the_kernels_are_the_best_that_this_processor_has():
 def test_libraries_that_cannot_be_used_say_why(tmp_path):
     assert native.obstacle("CPU", "reference") == "AVCL_OPS=reference"
     assert native.obstacle("CPU", "auto", tmp_path) == "_C was not built; to see why: AVCL_BUILD_EXT=1 pip install -v"
+    assert native.load("auto", tmp_path)["CPU"].startswith("_C was not built")
+    with pytest.raises(ImportError, match="AVCL_OPS=native, but _C was not built"):
+        native.load("native", tmp_path)
+    with pytest.raises(ValueError, match="AVCL_OPS: invalid value 'fast': must be one of auto, native, reference"):
+        native.load("fast")
+    another = "_C.abi3.so is of another version of avcl; reinstall avcl"
     for content, said in [
-        (
-            native.STATEMENT.replace("SymInt keep", "int keep"),
-            "_C.abi3.so is of another version of avcl; reinstall avcl",
-        ),
-        (native.STATEMENT.partition("\nsample")[0], "_C.abi3.so is of another version of avcl; reinstall avcl"),
+        (native.STATEMENT.replace("SymInt keep", "int keep"), another),
+        (native.STATEMENT.partition("\nsample")[0], another),
         (native.STATEMENT, ""),
     ]:
         (tmp_path / "_C.abi3.so").write_bytes(b"\0" + content.encode() + b"\0")
         assert native.obstacle("CPU", "auto", tmp_path) == said
     assert native.load("auto", tmp_path)["CPU"].startswith("_C cannot be loaded: ")
-
-
-def test_a_missing_library_is_an_error_where_native_is_asked_for(tmp_path):
-    with pytest.raises(ImportError, match="AVCL_OPS=native, but _C was not built"):
-        native.load("native", tmp_path)
-    assert native.load("auto", tmp_path)["CPU"].startswith("_C was not built")
-    with pytest.raises(ValueError, match="AVCL_OPS: invalid value 'fast': must be one of auto, native, reference"):
-        native.load("fast")
 
 
 def test_the_reference_runs_under_the_same_names():

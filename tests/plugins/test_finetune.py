@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.toys import clips, step, train, weights
+from helpers.toys import clips, small_learner, step, train, weights
 
 from avcl.memory import Memory
 from avcl.plugins.finetune import Finetune
@@ -10,16 +10,14 @@ from avcl.testing.toys import small_backbone
 from avcl.utils.seeding import generator
 
 
-def test_F1_a_loop_written_by_hand(make_learner):
+def test_F1_a_loop_written_by_hand():
     """The same weights, bit for bit, as Adam on the mean of each loss, with decay for matrices alone."""
-    learner = make_learner(Finetune(), torch.float64, weight_decay=0.1)
+    learner = small_learner(Finetune(), torch.float64, weight_decay=0.1)
     backbone, mask = small_backbone(torch.float64), generator(0, "mask")
-    tables = set(backbone.no_decay())
-    named = list(backbone.named_parameters())
-    groups = [
-        {"params": [p for n, p in named if p.ndim > 1 and n not in tables], "weight_decay": 0.1},
-        {"params": [p for n, p in named if p.ndim <= 1 or n in tables], "weight_decay": 0.0},
-    ]
+    tables, groups = set(backbone.no_decay()), ([], [])
+    for name, p in backbone.named_parameters():
+        groups[p.ndim > 1 and name not in tables].append(p)
+    groups = [{"params": params, "weight_decay": decay} for params, decay in zip(groups, (0.0, 0.1), strict=True)]
     adam = torch.optim.Adam(groups, lr=1e-3, betas=(0.95, 0.999))
     for task in (0, 1):
         for start in (0, 4, 8):
@@ -29,23 +27,18 @@ def test_F1_a_loop_written_by_hand(make_learner):
             output = backbone(clip, backbone.draw_masks(clip, mask))
             sum(term.mean() for term in output.terms.values()).backward()
             adam.step()
-    assert torch.equal(weights(learner), torch.cat([p.detach().flatten() for p in backbone.parameters()]))
+    assert torch.equal(weights(learner), weights(backbone))
 
 
-def test_F2_there_is_no_memory(make_learner):
+def test_F2_F3_no_memory_no_draws_and_one_adam_over_all_tasks():
     strategy = Finetune()
-    learner = make_learner(strategy)
+    learner = small_learner(strategy)
     before = [learner.generators[name].get_state() for name in ("memory", "method", "auxiliary")]
     train(learner)
     assert strategy.state_dict() == strategy.log() == {}
+    assert strategy.full_bytes() == 0
     after = [learner.generators[name].get_state() for name in ("memory", "method", "auxiliary")]
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
-    assert strategy.full_bytes() == 0
+    assert {int(state["step"]) for state in learner.optimizer.state.values()} == {8 + 8}
     with pytest.raises(TypeError, match="memory"):
         Finetune(memory=Memory())
-
-
-def test_F3_one_adam_over_all_tasks(make_learner):
-    learner = make_learner(Finetune())
-    train(learner)
-    assert {int(state["step"]) for state in learner.optimizer.state.values()} == {8 + 8}

@@ -2,50 +2,44 @@
 
 import pytest
 import torch
-from helpers.toys import clips, copy_of, enter, numbers, points, quadratic_learner, step, train
+from helpers.toys import copy_of, enter, fed, four, held, numbers, points, quadratic_learner, small
 from torch.func import functional_call
 
 from avcl.clip import Clip
 from avcl.lookahead import virtual_step
-from avcl.memory import Memory
 from avcl.plugins.er import ER
 from avcl.plugins.gmed import GMED
 
 
-def filled(make_learner, strategy, **settings):
-    """A learner that has trained on 8 clips, all of which are in memory, about to see 4 more."""
-    learner = make_learner(strategy, torch.float64, **settings)
-    for start in (0, 4):
-        step(learner, clips(range(start, start + 4)))
-    return enter(learner, clips(range(8, 12)))
+def filled(**settings):
+    """A strategy and a learner that has trained on 8 clips, all of which are in memory, about to see 4 more."""
+    strategy = small(GMED, **settings)
+    return strategy, enter(fed(strategy, 0, 4), four(8))
 
 
-def gmed(**settings):
-    return GMED(**{"memory": Memory(capacity=8, dtype="float64")} | settings)
+def on_parabola(past, **settings):
+    """A strategy with ``past`` in memory, on the quadratic backbone at a learning rate of 0.2."""
+    strategy = small(GMED, **settings)
+    learner = quadratic_learner(strategy, rate=0.2)
+    strategy.memory.add(points(past), **strategy.remember(enter(learner, points(past))))
+    return strategy, learner
 
 
-def held(strategy):
-    return strategy.memory.read(torch.arange(len(strategy.memory)))
-
-
-def test_G1_a_stride_of_nothing_leaves_memory_as_er_does(make_learner):
-    strategies = gmed(alpha=0.0), ER(memory=Memory(capacity=8, dtype="float64"))
-    assert torch.equal(*(train(make_learner(strategy, torch.float64)) for strategy in strategies))
+def test_G1_a_stride_of_nothing_leaves_memory_as_er_does():
+    strategies = small(GMED, alpha=0.0), small(ER)
+    for strategy in strategies:
+        fed(strategy, 0, 4, 8)
     one, two = (held(strategy).clip for strategy in strategies)
-    assert torch.equal(one.video, two.video)
-    assert torch.equal(one.audio, two.audio)
-    assert torch.equal(one.index, two.index)
+    assert all(torch.equal(getattr(one, key), getattr(two, key)) for key in ("video", "audio", "index"))
     assert strategies[0].log()["video_edit"] == 0
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_G2_by_hand_on_a_parabola(sign):
     """edit = alpha / B [ eta (w - mean of the current) + s beta (x - w) ] for plain descent at rate eta."""
-    strategy = gmed(alpha=0.7, beta=0.3, sign=sign)
-    learner = quadratic_learner(strategy, rate=0.2)
     draw = torch.Generator().manual_seed(0)
     past, current = torch.randn(5, 3, generator=draw).double(), torch.randn(3, 3, generator=draw).double()
-    strategy.memory.add(points(past), age=torch.zeros(5, dtype=torch.long))
+    strategy, learner = on_parabola(past, alpha=0.7, beta=0.3, sign=sign)
     found = strategy.draw(enter(learner, points(current)))
     w, x = learner.backbone.w.detach(), past[found.slots]
     edit = 0.7 / 3 * (0.2 * (w - current.mean(0)) + sign * 0.3 * (x - w))
@@ -55,9 +49,9 @@ def test_G2_by_hand_on_a_parabola(sign):
     assert strategy.log()["audio_edit"] == pytest.approx(float(sound))
 
 
-def test_G3_without_a_step_and_without_a_pull_nothing_is_edited(make_learner):
-    strategy = gmed(beta=0.0)
-    learner = filled(make_learner, strategy, lr=0.0)
+def test_G3_without_a_step_and_without_a_pull_nothing_is_edited():
+    strategy = small(GMED, beta=0.0)
+    learner = enter(fed(strategy, 0, 4, lr=0.0), four(8))
     clip = strategy.memory.read(torch.arange(4)).clip
     # in float64 but for the last bit, as in test_mir.py
     assert all(edit.abs().max() < 1e-14 for edit in strategy.edits(learner, clip).values())
@@ -65,9 +59,8 @@ def test_G3_without_a_step_and_without_a_pull_nothing_is_edited(make_learner):
     assert all(edit.abs().max() > 1e-8 for edit in strategy.edits(learner, clip).values())
 
 
-def test_G4_only_the_drawn_rows_change_and_of_them_only_picture_sound_and_age(make_learner):
-    strategy = gmed(alpha=100.0)
-    learner = filled(make_learner, strategy)
+def test_G4_only_the_drawn_rows_change_and_of_them_only_picture_sound_and_age():
+    strategy, learner = filled(alpha=100.0)
     before = held(strategy)
     slots = strategy.draw(learner).slots
     after = held(strategy)
@@ -85,9 +78,8 @@ def test_G4_only_the_drawn_rows_change_and_of_them_only_picture_sound_and_age(ma
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_G5_what_is_replayed_is_what_is_kept(make_learner, dtype):
-    strategy = gmed(alpha=100.0, memory=Memory(capacity=8, dtype=dtype))
-    learner = filled(make_learner, strategy)
+def test_G5_what_is_replayed_is_what_is_kept(dtype):
+    strategy, learner = filled(alpha=100.0, dtype=dtype)
     strategy.prepare(learner)
     kept = strategy.memory.read(strategy._past.slots).clip
     assert torch.equal(learner.batch.video[4:], kept.video.double())
@@ -98,14 +90,11 @@ def test_G5_what_is_replayed_is_what_is_kept(make_learner, dtype):
 
 
 def test_G6_edits_of_a_clip_fade_and_a_new_clip_starts_anew():
-    """On a parabola that does not move every full edit of a clip is the same but for the gamma."""
-    strategy = gmed(alpha=1.0, beta=0.0, gamma=0.5, memory=Memory(capacity=2, dtype="float64"))
-    learner = quadratic_learner(strategy, rate=0.2)
-    past, current = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).double(), torch.zeros(2, 3).double()
-    strategy.memory.add(points(past), **strategy.remember(enter(learner, points(past))))
-    full = 0.2 / 2 * learner.backbone.w.detach()
-    enter(learner, points(current))
-    expected = past
+    """On a parabola that does not move every full edit of a clip is the same but for the gamma; at 1 it never fades."""
+    past = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).double()
+    strategy, learner = on_parabola(past, alpha=1.0, beta=0.0, gamma=0.5, capacity=2)
+    full, expected = 0.2 / 2 * learner.backbone.w.detach(), past
+    enter(learner, points(torch.zeros(2, 3)))
     for factor in (1.0, 0.5, 0.25):
         strategy.draw(learner)
         expected = expected + factor * full
@@ -115,22 +104,15 @@ def test_G6_edits_of_a_clip_fade_and_a_new_clip_starts_anew():
         strategy.memory.add(points(past), **strategy.remember(learner))
     strategy.draw(learner)
     torch.testing.assert_close(numbers(held(strategy).clip), past[held(strategy).clip.index] + full)
+    strategy.gamma, before = GMED().gamma, numbers(held(strategy).clip)
+    for _ in range(20):
+        strategy.draw(learner)
+    torch.testing.assert_close(numbers(held(strategy).clip), before + 20 * full)
 
 
-def test_without_fading_edits_never_shrink():
-    strategy = gmed(alpha=1.0, beta=0.0)
-    assert strategy.gamma == 1.0
-    learner = quadratic_learner(strategy, rate=0.2)
-    past = torch.tensor([[1.0, 2.0, 3.0]]).double()
-    strategy.memory.add(points(past), age=torch.tensor([1000]))
-    strategy.draw(enter(learner, points(torch.zeros(1, 3).double())))
-    torch.testing.assert_close(numbers(held(strategy).clip), past + 0.2 * learner.backbone.w.detach())
-
-
-def test_G7_edited_clips_are_harmed_more_by_as_much_as_the_gradient_says(make_learner, monkeypatch):
+def test_G7_edited_clips_are_harmed_more_by_as_much_as_the_gradient_says(monkeypatch):
     """d loss(edited) - d loss(before) = alpha |g' - g|^2 to first order, with d loss = loss(w') - loss(w)."""
-    strategy = gmed(alpha=1e-3, beta=0.0)
-    learner = filled(make_learner, strategy)
+    strategy, learner = filled(alpha=1e-3, beta=0.0)
     backbone, clip = learner.backbone, strategy.memory.read(torch.arange(4)).clip
     masks = backbone.draw_masks(clip, torch.Generator().manual_seed(3))
     monkeypatch.setattr(backbone, "draw_masks", lambda *_: masks)
@@ -147,10 +129,9 @@ def test_G7_edited_clips_are_harmed_more_by_as_much_as_the_gradient_says(make_le
     assert gain > 0
 
 
-def test_the_edit_by_hand_on_a_real_backbone(make_learner):
+def test_the_edit_by_hand_on_a_real_backbone():
     """Both modalities, the beta, and the target that moves with the input."""
-    strategy = gmed(alpha=0.5, beta=0.25)
-    learner = filled(make_learner, strategy)
+    strategy, learner = filled(alpha=0.5, beta=0.25)
     memory, masks = (copy_of(learner.generators[key]) for key in ("memory", "auxiliary"))
     before = held(strategy)
     found = strategy.draw(learner)
@@ -169,12 +150,9 @@ def test_the_edit_by_hand_on_a_real_backbone(make_learner):
     assert first[1][0, hidden].abs().sum() > 0  # a patch that is only a target has a gradient too
 
 
-def test_half_precision_that_overflows_edits_nothing(make_learner):
-    strategy = gmed(memory=Memory(capacity=8))
-    learner = make_learner(strategy, precision="fp16")
-    for start in (0, 4):
-        step(learner, clips(range(start, start + 4), dtype=torch.float32))
-    enter(learner, clips(range(8, 12), dtype=torch.float32))
+def test_half_precision_that_overflows_edits_nothing():
+    strategy = small(GMED)
+    learner = enter(fed(strategy, 0, 4, dtype=torch.float32, precision="fp16"), four(8))
     learner.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = held(strategy)
     with learner.autocast():

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from helpers.toys import train
+from helpers.toys import small, small_learner, train
 
-from avcl.memory import Memory
 from avcl.plugins.cls_er import CLSER
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.er import ER
@@ -12,54 +11,28 @@ from avcl.plugins.esmer import ESMER
 from avcl.plugins.finetune import Finetune
 from avcl.plugins.gmed import GMED
 from avcl.plugins.lump import LUMP
+from avcl.plugins.mats import MATS
 from avcl.plugins.mir import MIR
+from avcl.plugins.random_patches import RandomPatches
 
 NEVER = 1e300
 """A margin that no loss exceeds."""
 
 
-def trained(make_learner, make, capacity=8, **settings):
-    """All weights after the stream, under ``make(memory=..., **settings)``."""
-    memory = {} if make is Finetune else {"memory": Memory(capacity=capacity, dtype="float64")}
-    strategy = make(**memory, **settings)
-    learner = make_learner(strategy, torch.float64, epochs=4)
-    found = train(learner)
-    assert learner.steps == 32
-    return found
-
-
 @pytest.fixture(scope="module")
-def known():
-    """What was trained already."""
-    return {}
+def trained():
+    """All weights after the stream under ``make(**settings)``; each is trained once."""
+    known = {}
 
+    def trained(make, **settings):
+        key = make.__name__, tuple(settings.items())
+        if key not in known:
+            learner = small_learner(small(make, **settings), torch.float64, epochs=4)
+            known[key] = train(learner)
+            assert learner.steps == 32
+        return known[key]
 
-def once(known, make_learner, make, **settings):
-    key = make.name, tuple(settings.items())
-    if key not in known:
-        known[key] = trained(make_learner, make, **settings)
-    return known[key]
-
-
-@pytest.mark.parametrize(
-    ("make", "settings"),
-    [
-        (DERpp, {"alpha": 0.0}),
-        (GMED, {"alpha": 0.0}),
-        (CLSER, {"reg_weight": 0.0}),
-        (ESMER, {"reg_weight": 0.0, "loss_margin": NEVER}),
-        (MIR, {"candidates": 1}),
-    ],
-    ids=lambda value: getattr(value, "name", ""),
-)
-def test_with_its_own_part_switched_off_it_is_er(known, make_learner, make, settings):
-    assert torch.equal(once(known, make_learner, make, **settings), once(known, make_learner, ER))
-
-
-@pytest.mark.parametrize("make", [ER, DERpp, MIR, GMED, CLSER, ESMER, LUMP], ids=lambda make: make.name)
-def test_F4_with_an_empty_memory_it_is_finetune(known, make_learner, make):
-    settings = {"loss_margin": NEVER} if make is ESMER else {}
-    assert torch.equal(once(known, make_learner, make, capacity=0, **settings), once(known, make_learner, Finetune))
+    return trained
 
 
 class OnlyNow(LUMP):
@@ -69,21 +42,40 @@ class OnlyNow(LUMP):
         return 1.0
 
 
-def test_F4_L1_mixing_in_nothing_is_finetune(known, make_learner):
-    assert torch.equal(trained(make_learner, OnlyNow), once(known, make_learner, Finetune))
+@pytest.mark.parametrize(
+    ("make", "settings", "other"),
+    [
+        pytest.param(DERpp, {"alpha": 0.0}, ER, id="D1"),
+        pytest.param(GMED, {"alpha": 0.0}, ER, id="G1"),
+        pytest.param(CLSER, {"reg_weight": 0.0}, ER, id="C1"),
+        pytest.param(ESMER, {"reg_weight": 0.0, "loss_margin": NEVER}, ER, id="S1"),
+        pytest.param(MIR, {"candidates": 1}, ER, id="I3"),
+        pytest.param(RandomPatches, {"keep_video": 1.0, "keep_audio": 1.0}, DERpp, id="R4"),
+        pytest.param(MATS, {"keep_video": 1.0, "keep_audio": 1.0, "audio": "random"}, DERpp, id="R4 mats"),
+        pytest.param(MATS, {"keep_video": 1.0, "keep_audio": 0.5, "audio": "full"}, DERpp, id="R4 full"),
+        pytest.param(OnlyNow, {}, Finetune, id="F4 L1"),
+    ],
+)
+def test_with_its_own_part_switched_off_it_is_another(trained, make, settings, other):
+    assert torch.equal(trained(make, **settings), trained(other))
 
 
-def test_C2_S2_two_teachers_that_are_one_are_esmers(known, make_learner):
-    shared = {"reg_weight": 0.3}
-    two = once(known, make_learner, CLSER, stable_update_probability=1.0, plastic_update_probability=1.0, **shared)
-    one = once(known, make_learner, ESMER, update_probability=1.0, loss_margin=NEVER, **shared)
+@pytest.mark.parametrize("make", [ER, DERpp, MIR, GMED, CLSER, ESMER, LUMP], ids=lambda make: make.name)
+def test_F4_E1_with_an_empty_memory_it_is_finetune(trained, make):
+    settings = {"loss_margin": NEVER} if make is ESMER else {}
+    assert torch.equal(trained(make, capacity=0, **settings), trained(Finetune))
+
+
+def test_C2_S2_two_teachers_that_are_one_are_esmers(trained):
+    two = trained(CLSER, stable_update_probability=1.0, plastic_update_probability=1.0, reg_weight=0.3)
+    one = trained(ESMER, update_probability=1.0, loss_margin=NEVER, reg_weight=0.3)
     assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("make", [DERpp, GMED, CLSER, ESMER, MIR, LUMP], ids=lambda make: make.name)
-def test_as_they_come_they_are_not(known, make_learner, make):
+@pytest.mark.parametrize(
+    "make", [DERpp, GMED, CLSER, ESMER, MIR, LUMP, RandomPatches, MATS], ids=lambda make: make.name
+)
+def test_as_they_come_they_are_not(trained, make):
     """The identities above would also hold between methods that do nothing."""
-    settings = {"alpha": 1e3} if make is GMED else {}
-    found = once(known, make_learner, make, **settings)
-    assert not torch.equal(found, once(known, make_learner, ER))
-    assert not torch.equal(found, once(known, make_learner, Finetune))
+    found = trained(make, **{"alpha": 1e3} if make is GMED else {})
+    assert not any(torch.equal(found, trained(other)) for other in {ER, DERpp, Finetune} - {make})

@@ -1,51 +1,33 @@
-"""LUMP: mixing is linear, memory stays unmixed, and lambda is what the Beta distribution says."""
+"""LUMP: mixing is linear, memory stays unmixed, and lambda is what the Beta distribution says (L1: identities)."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.toys import clips, enter, step, train
+from helpers.toys import enter, fed, four, held, small, step
 
 from avcl.errors import SettingsError
-from avcl.memory import Memory
-from avcl.plugins.finetune import Finetune
 from avcl.plugins.lump import LUMP
 from avcl.utils.seeding import generator
 
 
-def lump(fixed=None, capacity=8, **settings):
-    """LUMP with a ``fixed`` lambda, if one is given."""
-
-    class Fixed(LUMP):
-        def share(self, learner):
-            return fixed
-
-    return (LUMP if fixed is None else Fixed)(memory=Memory(capacity=capacity, dtype="float64"), **settings)
+def lump(fixed, **settings):
+    """LUMP with a ``fixed`` lambda."""
+    return small(type("Fixed", (LUMP,), {"share": lambda self, learner: fixed}), **settings)
 
 
-def filled(make_learner, strategy):
-    learner = make_learner(strategy, torch.float64)
-    for start in (0, 4):
-        step(learner, clips(range(start, start + 4)))
-    return learner
-
-
-def test_L1_lambda_of_one_is_finetune_bit_for_bit(make_learner):
-    assert torch.equal(*(train(make_learner(strategy, torch.float64)) for strategy in (lump(1.0), Finetune())))
-
-
-def test_L2_lambda_of_nothing_is_the_loss_on_the_past(make_learner):
+def test_L2_lambda_of_nothing_is_the_loss_on_the_past():
     strategy = lump(0.0)
-    learner = filled(make_learner, strategy)
-    before = strategy.memory.read(torch.arange(8)).clip
-    step(learner, clips(range(8, 12)))
+    learner = fed(strategy, 0, 4)
+    before = held(strategy).clip
+    step(learner, four(8))
     past = before[strategy._past.slots]
-    assert torch.equal(learner.batch.video, past.video)
-    assert torch.equal(learner.batch.audio, past.audio)
+    assert torch.equal(learner.batch.video, past.video) and torch.equal(learner.batch.audio, past.audio)
 
 
-def test_L3_one_lambda_for_every_number_of_picture_and_sound(make_learner):
+def test_L3_one_lambda_for_every_number_of_picture_and_sound():
     strategy = lump(0.3)
-    learner = filled(make_learner, strategy)
-    step(learner, clips(range(8, 12)))
+    learner = fed(strategy, 0, 4, 8)
     for side in ("video", "audio"):
         mixed, now, past = (getattr(clip, side) for clip in (learner.batch, learner.current, strategy._past.clip))
         share = (mixed - past) / (now - past)
@@ -54,48 +36,36 @@ def test_L3_one_lambda_for_every_number_of_picture_and_sound(make_learner):
     assert strategy.log()["lambda"] == 0.3
 
 
-def test_L4_the_loss_sees_as_many_rows_and_memory_gets_them_unmixed(make_learner):
+def test_L4_the_loss_sees_as_many_rows_and_memory_gets_them_unmixed():
     strategy = lump(0.5, capacity=16)
-    learner = filled(make_learner, strategy)
-    fresh = clips(range(8, 12))
-    step(learner, fresh)
+    learner = fed(strategy, 0, 4, 8)
     assert len(learner.batch) == len(learner.output.audio) == learner.num_current == 4
-    stored = strategy.memory.read(torch.arange(8, 12)).clip
-    assert torch.equal(stored.video, fresh.video)
-    assert torch.equal(stored.audio, fresh.audio)
-    assert torch.equal(stored.index, fresh.index)
+    stored, fresh = held(strategy).clip[8:], four(8)
+    assert all(torch.equal(getattr(stored, key), getattr(fresh, key)) for key in ("video", "audio", "index"))
     assert list(learner.losses) == ["mae_audio", "mae_video", "contrastive"]
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(0.05, 0.87), (0.1, 0.75), (0.4, 0.36)])
 def test_L5_how_often_there_is_next_to_no_mixing(alpha, share):
     """P(lambda < 0.05 or > 0.95), and the mean of 1/2, over 3,000 draws."""
-
-    class Draws:
-        generators = {"method": generator(0, "method")}  # noqa: RUF012
-
-    strategy = LUMP(alpha=alpha)
-    drawn = torch.tensor([strategy.share(Draws) for _ in range(3000)])
+    draws, strategy = SimpleNamespace(generators={"method": generator(0, "method")}), LUMP(alpha=alpha)
+    drawn = torch.tensor([strategy.share(draws) for _ in range(3000)])
     extreme = ((drawn < 0.05) | (drawn > 0.95)).double().mean()
     assert abs(extreme - share) < 4 * (share * (1 - share) / 3000) ** 0.5 + 0.005  # the share has two digits
     assert abs(drawn.mean() - 0.5) < 4 * 0.5 / 3000**0.5
     assert ((drawn >= 0) & (drawn <= 1)).all()
 
 
-def test_a_memory_smaller_than_the_batch_is_paired_again(make_learner):
+def test_a_memory_smaller_than_the_batch_is_paired_again():
     strategy = lump(0.0, capacity=3)
-    learner = filled(make_learner, strategy)
-    strategy.prepare(enter(learner, clips(range(8, 12))))
+    learner = fed(strategy, 0, 4)
+    strategy.prepare(enter(learner, four(8)))
     past = strategy._past.clip.video
     assert torch.equal(learner.batch.video, torch.cat([past, past[:1]]))
 
 
-def test_a_memory_of_half_precision_is_mixed_in_full(make_learner):
-    strategy = LUMP(memory=Memory(capacity=8, dtype="bfloat16"))
-    learner = make_learner(strategy)
-    for start in (0, 4):
-        step(learner, clips(range(start, start + 4), dtype=torch.float32))
-    assert learner.batch.video.dtype is torch.float32
+def test_a_memory_of_half_precision_is_mixed_in_full():
+    assert fed(small(LUMP, dtype="bfloat16"), 0, 4, dtype=torch.float32).batch.video.dtype is torch.float32
 
 
 def test_settings_of_replay_are_refused():

@@ -1,34 +1,26 @@
 """The matching module against the authors' numbers, its definition, and what it is for."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
+from helpers.official import golden as recorded
+from helpers.official import part
+from helpers.toys import same
 
 from avcl.plugins.stella.matching import Matching, partners, renamed
 from avcl.plugins.stella.ops.selection import importance, leading, pooled_query
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "stella_steps.safetensors"
-OFFICIAL = "weights/avmatching_module."
-
 
 @pytest.fixture(scope="module")
 def golden():
-    return load_file(GOLDEN)
+    return recorded("stella_steps")[0]
 
 
 @pytest.fixture(scope="module")
 def official(golden):
     """The authors' module: their weights, their pooling."""
     matching = Matching(dim=48, official_pooling=True).double()
-    weights = {key.removeprefix(OFFICIAL): value for key, value in golden.items() if key.startswith(OFFICIAL)}
-    matching.load_state_dict(renamed(weights))
+    matching.load_state_dict(renamed(part(golden, "weights/avmatching_module.")))
     return matching.requires_grad_(False)
-
-
-def same(found, expected):
-    torch.testing.assert_close(found, expected.to(found.dtype), rtol=0, atol=1e-6)
 
 
 def test_queries_keys_and_logits_are_the_authors(golden, official):
@@ -80,12 +72,11 @@ def test_it_has_the_published_size_and_initialisation():
 def test_it_learns_to_tell_pairs():
     """Tokens of one clip share a sign pattern; the rest is noise."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
+    generator, pattern = torch.Generator().manual_seed(0), torch.linspace(-1, 1, 32)
     matching = Matching(dim=32, heads=4)
     adam = torch.optim.Adam(matching.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(100):
         sign = torch.randn(64, 1, 1).sign()
-        pattern = torch.linspace(-1, 1, 32)
         audio, video = (sign * pattern + 0.3 * torch.randn(64, n, 32) for n in (6, 9))
         partner = torch.where(torch.rand(64) < 0.5, torch.arange(64), torch.randperm(64, generator=generator))
         same_sign = (sign == sign[partner]).flatten()

@@ -2,23 +2,16 @@
 
 import pytest
 import torch
-from helpers.toys import clips, copy_of, enter, numbers, points, quadratic_learner, step, train, weights
+from helpers.toys import clips, copy_of, enter, fed, four, numbers, points, quadratic_learner, small, weights
 from torch.func import functional_call
 
-from avcl.memory import Memory
-from avcl.plugins.er import ER
 from avcl.plugins.mir import MIR
-from avcl.testing.toys import Noise
-from avcl.utils.seeding import generator
 
 
-def filled(make_learner, strategy=None, **settings):
-    """A learner that has trained on 12 clips, about to see 4 more; every clip so far is in memory."""
-    strategy = strategy or MIR(memory=Memory(capacity=16, dtype="float64"), candidates=3)
-    learner = make_learner(strategy, torch.float64, **settings)
-    for start in (0, 4, 8):
-        step(learner, clips(range(start, start + 4)))
-    return enter(learner, clips(range(12, 16))), strategy
+def filled(capacity=16, candidates=3, replay=None, **settings):
+    """A learner that has trained on 12 clips, about to see 4 more, and a strategy whose memory holds every clip."""
+    strategy = small(MIR, capacity=capacity, candidates=candidates, replay=replay)
+    return enter(fed(strategy, 0, 4, 8, **settings), four(12)), strategy
 
 
 def adam_by_hand(learner, clip, masks):
@@ -35,8 +28,8 @@ def adam_by_hand(learner, clip, masks):
     return ahead
 
 
-def test_I1_the_largest_of_scores_computed_by_hand(make_learner):
-    learner, strategy = filled(make_learner)
+def test_I1_the_largest_of_scores_computed_by_hand():
+    learner, strategy = filled()
     memory, masks = (copy_of(learner.generators[key]) for key in ("memory", "auxiliary"))
     found = strategy.draw(learner)
 
@@ -52,8 +45,8 @@ def test_I1_the_largest_of_scores_computed_by_hand(make_learner):
     assert harm.std() > 0
 
 
-def test_I2_nothing_interferes_at_rate_zero_under_shared_masks(make_learner):
-    learner, strategy = filled(make_learner, lr=0.0)
+def test_I2_nothing_interferes_at_rate_zero_under_shared_masks():
+    learner, strategy = filled(lr=0.0)
     pool = strategy.memory.read(torch.arange(12)).clip
     # in float64 but for the last bit: some machines' matrix products depend on where in memory their operands lie
     assert strategy.interference(learner, pool).abs().max() < 1e-14
@@ -62,25 +55,21 @@ def test_I2_nothing_interferes_at_rate_zero_under_shared_masks(make_learner):
     assert strategy.interference(learner, pool).abs().min() > 1e-6
 
 
-def test_I3_one_candidate_for_each_place_is_no_choice(make_learner):
-    learner, strategy = filled(make_learner, MIR(memory=Memory(capacity=16), candidates=1))
+def test_I3_one_candidate_for_each_place_is_no_choice():
+    """The order of the draw is kept: then it is ER, see test_identities.py."""
+    learner, strategy = filled(candidates=1)
     drawn = torch.randperm(12, generator=copy_of(learner.generators["memory"]))[:4]
     assert strategy.draw(learner).slots.tolist() == drawn.tolist()
 
 
-def test_I3_then_it_is_er_bit_for_bit(make_learner, small_memory):
-    """The order of the draw is kept, masks for scores come from a generator of their own."""
-    strategies = MIR(memory=small_memory(), candidates=1), ER(memory=small_memory())
-    assert torch.equal(*(train(make_learner(strategy, torch.float64)) for strategy in strategies))
-
-
-def test_I4_looking_changes_nothing(make_learner):
-    learner, strategy = filled(make_learner, accumulate=2)
+def test_I4_looking_changes_nothing():
+    learner, strategy = filled(accumulate=2)
     learner.backbone(clips(range(4)), learner.masks[:4]).loss.mean().backward()
 
     def everything():
         moments = [v.clone() for state in learner.optimizer.state.values() for v in state.values()]
-        return [weights(learner), *(p.grad.clone() for p in learner.parameters()), *moments]
+        masks = learner.generators["mask"].get_state()
+        return [weights(learner), *(p.grad.clone() for p in learner.parameters()), *moments, masks]
 
     before = everything()
     strategy.draw(learner)
@@ -89,7 +78,7 @@ def test_I4_looking_changes_nothing(make_learner):
 
 def test_I6_on_a_parabola_the_farthest_on_the_other_side_win():
     """After a step from w to w' the loss 1/2 |x - w|^2 grows by (w - w') . (x - (w + w') / 2)."""
-    strategy = MIR(memory=Memory(capacity=40, dtype="float64"), candidates=20)
+    strategy = small(MIR, capacity=40, candidates=20)
     learner = quadratic_learner(strategy, rate=0.2)
     draw = torch.Generator().manual_seed(0)
     past, current = torch.randn(40, 3, generator=draw).double(), torch.randn(2, 3, generator=draw).double()
@@ -105,36 +94,8 @@ def test_I6_on_a_parabola_the_farthest_on_the_other_side_win():
     torch.testing.assert_close(numbers(found.clip), past[found.slots])
 
 
-def test_I7_fewer_past_than_wanted_are_all_replayed(make_learner):
-    learner, strategy = filled(make_learner, MIR(memory=Memory(capacity=3)))
-    assert sorted(strategy.draw(learner).slots.tolist()) == [0, 1, 2]
-
-
-def test_replay_says_how_many(make_learner):
-    learner, strategy = filled(make_learner, MIR(memory=Memory(capacity=12), replay=2, candidates=2))
-    assert len(strategy.draw(learner)) == 2
-
-
-def test_it_chooses_on_a_real_stream(make_learner, small_memory):
-    """Not what ER takes, and what it takes suffers more than the average candidate."""
-    learner = make_learner(MIR(memory=small_memory(capacity=16)), torch.float64)
-    er = make_learner(ER(memory=small_memory(capacity=16)), torch.float64)
-    assert not torch.equal(train(learner), train(er))
-    assert learner.strategies[0].log()["interference_spread"] > 0
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_every_weight_still_gets_its_gradient_in_half_precision(make_learner, small_memory, precision):
-    """Passes without gradient under autocast must not leave cast weights behind that have none."""
-    learner = make_learner(MIR(memory=small_memory()), precision=precision, epochs=1)
-    train(learner, Noise(tasks=1))
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
-    assert any(p.grad.abs().sum() > 0 for p in learner.parameters())
-
-
-def test_its_masks_are_not_the_loops(make_learner):
-    learner, strategy = filled(make_learner)
-    before = learner.generators["mask"].get_state()
-    strategy.draw(learner)
-    assert torch.equal(learner.generators["mask"].get_state(), before)
-    assert not torch.equal(generator(0, "mask").get_state(), generator(0, "auxiliary").get_state())
+@pytest.mark.parametrize(("capacity", "replay", "slots"), [(3, None, [0, 1, 2]), (12, 2, None)])
+def test_I7_fewer_past_than_wanted_are_all_replayed_and_replay_says_how_many(capacity, replay, slots):
+    learner, strategy = filled(capacity=capacity, replay=replay)
+    found = sorted(strategy.draw(learner).slots.tolist())
+    assert found == slots if slots else len(found) == replay

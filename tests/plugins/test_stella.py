@@ -374,7 +374,10 @@ def test_initial_weights_that_do_not_fit(make_learner):
         ),
         ({"keep_video": 0.375}, ["stella.keep_video: invalid value 0.375: keeps too few: mask_ratio: .* 3 of 8 video"]),
         ({"keep_audio": 0.01}, ["stella.keep_audio: invalid value 0.01: keeps too few: .* audio"]),
-        ({"heads": 7, "chunk": 5, "keep_audio": 0.1}, ["stella.heads: 7", "stella.chunk: 5", "stella.keep_audio: invalid value 0.1"]),
+        (
+            {"heads": 7, "chunk": 5, "keep_audio": 0.1},
+            ["stella.heads: 7", "stella.chunk: 5", "stella.keep_audio: invalid value 0.1"],
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone_are_all_named(make_learner, settings, lines):

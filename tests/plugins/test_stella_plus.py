@@ -285,7 +285,7 @@ def test_settings():
 
 
 def test_settings_that_do_not_fit_carry_its_name(make_learner):
-    with pytest.raises(SettingsError, match=r"^stella-plus.keep_video: 0.375 keeps too few"):
+    with pytest.raises(SettingsError, match=r"^stella-plus.keep_video: invalid value 0.375: keeps too few"):
         make_learner(small(keep_video=0.375))
 
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 import yaml
 from helpers.material import write_clip
-from helpers.miniature import SMALL, audioset, vggsound
+from helpers.miniature import SMALL, audioset, gallery, place, released, vggsound
 from PIL import Image
 
 from avcl.errors import SettingsError, UserError
@@ -125,6 +125,40 @@ def test_continual_vs_has_the_numbers_of_its_list(sounds):
     assert scenario.absent == []
 
 
+def test_the_published_gallery_comes_by_its_ids():
+    tasks, published = read_categories("continual_vs").tasks.values(), gallery()
+    used = [entry.name for task in tasks for entry in task.classes]
+    others = [entry.name for task in tasks for entry in task.gallery_classes]
+    assert sorted(published) == sorted(used + others)
+    assert {len(set(clips)) for clips in published.values()} == {5}
+    assert len({clip for clips in published.values() for clip in clips}) == 1545
+    assert len({clip for name in used for clip in published[name]}) == 800
+    first = ("2P1uwGQfaPA", "DUlxiX4ri1Q", "wCPEfqnHzNc", "bh3M0wYsW1k", "7GJ9EGKOxSI")  # in the released test.csv
+    assert tuple(video for video, _ in published["alarm clock ringing"]) == first
+
+
+def test_a_folder_of_files_and_the_released_list_give_the_published_gallery(tmp_path, good):
+    tasks = ["music", "sports"]
+    root = released(vggsound(tmp_path / "root", good, tasks, train=1, test=0), good, tasks)
+    by_ids, by_list = (ContinualVS(root=str(root), order=tasks, **more) for more in ({}, {"eval": "test.csv"}))
+    published = gallery()
+    for scenario in (by_ids, by_list):
+        assert per_task(scenario, "eval") == [100, 100]
+        for label, name in enumerate(scenario.class_names):
+            found = [source.name for source in scenario.sources("eval") if source.label == label]
+            assert found in ([], [f"{video}_{second:06d}" for video, second in published[name]])
+        assert [item for item in scenario.absent if item.split == "eval"] == []
+    video, second = published["skiing"][1]
+    next(root.rglob(f"{video}*")).rename(root / f"Y{video}_{second}.000_{second + 10}.000.mp4")  # another downloader's
+    assert per_task(ContinualVS(root=str(root), order=tasks), "eval") == [100, 100]
+    next(root.rglob(f"Y{video}*")).unlink()
+    by_ids, by_list = (ContinualVS(root=str(root), order=tasks, **more) for more in ({}, {"eval": "test.csv"}))
+    assert per_task(by_ids, "eval") == [100, 99]  # no other takes its place
+    assert by_ids.absent == [("eval", "sports", f"{video}_{second:06d}", "missing")]
+    assert per_task(by_list, "eval") == [100, 100]
+    assert per_task(ContinualVS(root=str(root), train="test.csv", order=tasks), "train") == [120, 119]
+
+
 def test_the_first_clips_of_a_class_are_taken(sounds):
     scenario = ContinualVS(root=str(sounds), order=["sports"], train_per_class=2)
     assert [s.name for s in scenario.sources("train")[:4]] == [
@@ -135,6 +169,9 @@ def test_the_first_clips_of_a_class_are_taken(sounds):
 def test_the_gallery_of_all_has_the_other_classes_too(sounds):
     scenario = ContinualVS(root=str(sounds), gallery="all", eval_per_class=1)
     assert len(scenario.sources("eval")) == 309
+    assert [source.label in scenario.gallery_only for source in scenario.sources("eval")].count(True) == 149
+    assert scenario.gallery_only.isdisjoint(source.label for source in scenario.sources("train"))
+    assert ContinualVS(root=str(sounds)).gallery_only == frozenset()
     assert per_task(scenario, "eval") == [26, 63, 30, 49, 74, 22, 20, 25]
     assert per_task(scenario, "train") == [60] * 8
 
@@ -159,7 +196,7 @@ def test_missing_bad_unknown_and_repeated_rows_are_counted(tmp_path, good, caplo
     with (root / "vggsound.csv").open("a") as file:
         file.write('gone,7,"skiing",train\nx,soon,"skiing",train\ny,1,"sking",train\n-vid_000001,1,"skiing",train\n')
     with caplog.at_level(logging.WARNING, "avcl"):
-        scenario = ContinualVS(root=str(root), order=["sports", "music"])
+        scenario = ContinualVS(root=str(root), order=["sports", "music"], eval_per_class=1)
         assert per_task(scenario, "train") == [39, 40]
     absent = [(item.split, item.task, item.name, item.reason) for item in scenario.absent]
     assert ("train", "sports", "-vid_000000_000000", "missing") in absent
@@ -174,7 +211,9 @@ def test_nothing_found_says_what_files_are_called(tmp_path, good):
     root = vggsound(tmp_path / "root", good, ["sports"])
     for path in (root / "video").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"continual-vs: none of the 40 clips of train is below .* <id>_<seconds in 6"):
+    with pytest.raises(
+        UserError, match=r"none of the 40 clips of train \(vggsound.csv\) is below .* <id>_<seconds in 6"
+    ):
         ContinualVS(root=str(root)).sources("train")
 
 
@@ -182,7 +221,7 @@ def test_the_whole_video_does_not_pass_for_seconds_of_it(tmp_path, good):
     root = vggsound(tmp_path / "root", good, ["sports"])
     clip = next(root.rglob("-vid_000000*"))
     clip.rename(clip.with_name("-vid_000000.mp4"))
-    scenario = ContinualVS(root=str(root), order=["sports"])
+    scenario = ContinualVS(root=str(root), order=["sports"], eval_per_class=1)
     assert per_task(scenario, "train") == [39]
     assert [(item.name, item.reason) for item in scenario.absent] == [("-vid_000000_000000", "missing")]
 
@@ -217,6 +256,7 @@ def test_mistakes_of_settings_are_named(sounds, tmp_path):
     )
     assert mistake(ContinualVS, root=root, order=["music", "music"]) == "order: 'music' is given 2 times"
     assert mistake(ContinualVS, root=root, train="no.csv").startswith("train: no file ")
+    assert mistake(ContinualVS, root=root, eval="continual-vs-gallery").endswith("did you mean 'continual_vs_gallery'?")
     assert mistake(ContinualVS, root=root, split="no.yaml").startswith("split: no.yaml: no such file")
     assert mistake(ContinualVS, root=root, gallery="some").startswith("gallery: invalid value 'some': must be ")
 
@@ -230,6 +270,9 @@ def test_pretraining_leaves_out_the_tasks_classes_or_only_what_they_train_on(sou
     assert len(authors.pretraining_clips()) == 3 * 149 + 160
     trained = {s.index for s in authors.sources("train")}
     assert not trained & {s.index for s in authors.pretraining_clips().sources}
+    every = ContinualVS(**settings, pretraining="all")
+    assert len(every.pretraining_clips()) == 3 * 309
+    assert len(every.records()) == len(authors.records())  # a clip of both is kept once
 
 
 # ---- Continual-AS ------------------------------------------------------------------------------------------
@@ -258,6 +301,16 @@ def test_a_clip_of_two_tasks_is_left_out(tmp_path, good):
         ("animal", "of two tasks: animal and human"),
         ("", "unknown class '/m/nothing'"),
     ]
+
+
+def test_a_clip_of_a_task_class_is_no_clip_of_the_larger_gallery_alone(tmp_path, good):
+    root = audioset(tmp_path / "root", good, ["music"], train=1)
+    path, instrument, banjo = root / "eval_segments.csv", "/m/04szw", "/m/018j2"
+    text = path.read_text().replace(f"/m/09x0r,{banjo}", f"{instrument},{banjo}")
+    path.write_text(text.replace("/m/09x0r,/m/0jtg0", instrument))  # of a sitar it is not told
+    scenario = ContinualAS(root=str(root), order=["music"], gallery="all")
+    alone = [source.label in scenario.gallery_only for source in scenario.sources("eval")]
+    assert (alone[:2], sum(alone)) == ([False, True], 1)
 
 
 def test_a_split_of_ones_own(segments, tmp_path):
@@ -309,6 +362,37 @@ def test_lists_of_cav_mae_and_of_stella_read_as_the_videos_do(tmp_path, good):
     assert [(s.name, s.label) for s in again.sources("eval")] == [(s.name, s.label) for s in scenario.sources("eval")]
     assert again.clips(0, "train")[0]["frames"].shape == (2, 3, 32, 32)
     assert again.fingerprint == scenario.fingerprint  # the same clips
+
+
+def test_lists_of_cav_mae_and_of_stella_find_video_files_by_id_and_second(tmp_path, good):
+    clips = {"vgg_1": "0_8-g2rof7E_000049", "vgg_15": "4BUKAcdGfaI_000009", "vgg_16": "-Tok_g_jgE0_000268"}
+    for stem in clips.values():
+        place(good, tmp_path / "video" / f"{stem}.mp4")
+    place(good, tmp_path / "video" / "4BUKAcdGfaI_000019.mp4")  # other seconds, so that the id alone says too little
+    entry = {"wav": "gone.wav", "video_path": "gone"}
+    for name, ids in (("train", clips.values()), ("eval", [stem[:11] for stem in clips.values()])):
+        data = [{"video_id": video, "labels": mid, **entry} for mid, video in zip(clips, ids, strict=True)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": data}))
+        frames = [f"{stem[:11]}_{int(stem[12:])}000_{int(stem[12:]) + 10}000" for stem in clips.values()]
+        rows = zip(clips, ids, frames, strict=True)
+        lines = [f"{n},{video},data/{folder},gone.mp3,{mid},x\n" for n, (mid, video, folder) in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text("".join(lines))
+    make = lambda ending: ContinualVS(  # noqa: E731
+        root=str(tmp_path), train=f"train.{ending}", eval=f"eval.{ending}", order=["sports", "music"]
+    )
+    found = {name: [(s.path, s.task) for s in make("csv").sources(name)] for name in ("train", "eval")}
+    assert (
+        found["train"]
+        == found["eval"]
+        == [
+            (str(tmp_path / "video" / f"{stem}.mp4"), task)
+            for stem, task in zip(clips.values(), (0, 0, 1), strict=True)
+        ]
+    )
+    again = make("json")
+    assert [(s.path, s.task) for s in again.sources("train")] == found["train"]
+    assert [(s.path, s.task) for s in again.sources("eval")] == [found["eval"][0], found["eval"][2]]
+    assert again.absent == [("eval", "sports", "4BUKAcdGfaI", "missing")]
 
 
 def test_a_label_file_names_the_mids_of_the_gallery(tmp_path, good):

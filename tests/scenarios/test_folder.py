@@ -61,14 +61,16 @@ def mistake(**settings):
 # ---- names and splits ----
 def test_tasks_and_classes_are_the_folders(grow):
     scenario = Folder(root=str(grow(TREE)), **SMALL)
-    assert scenario.task_names == ("task2", "task10")
-    assert scenario.class_names == ("a", "b", "c")
+    assert (scenario.task_names, scenario.class_names) == (("task2", "task10"), ("a", "b", "c"))
     assert scenario.shape == Shape(2, 32, 32, 128, 32)
     assert Folder(root=scenario.root).shape == Shape(4, 224, 224, 1024, 128)  # the paper's
     assert scenario.pretraining_clips() is None
     train, held = ([(s.task, s.label) for s in scenario.sources(split)] for split in ("train", "eval"))
     assert sorted(held) == [(0, 0), (0, 1), (1, 0), (1, 2), (1, 2)]  # a fifth of each class
     assert len(train) == 20
+    benchmark = scenario.benchmark()
+    assert [len(experience.dataset) for experience in benchmark.train_stream] == [8, 12]
+    assert [len(experience.dataset) for experience in benchmark.eval_stream] == [2, 3]
 
 
 def test_every_clip_has_a_number_of_its_own_that_no_setting_changes(grow):
@@ -94,14 +96,8 @@ def test_what_is_held_out_depends_on_names_alone():
 
 
 def test_sorting_as_people_count():
-    assert sorted(["clip10", "clip2", "Clip3", "clip", "10", "9"], key=natural) == [
-        "9",
-        "10",
-        "clip",
-        "clip2",
-        "Clip3",
-        "clip10",
-    ]
+    counted = ["9", "10", "clip", "clip2", "Clip3", "clip10"]
+    assert sorted(sorted(counted), key=natural) == counted
 
 
 def test_train_and_eval_folders_are_the_splits(grow):
@@ -152,11 +148,8 @@ def test_tasks_without_clips_are_named(grow):
         "root: task 'single' has no clip to evaluate on; one of its classes needs at least two",
     ]
     assert Folder(root=str(root), order=["task2"]).task_names == ("task2",)
-
-
-def test_a_task_missing_from_one_split_is_named(grow):
-    root = grow({"birds": {"owl": names(3)}, "tools": {"saw": names(2)}}, "root/train")
-    grow({"birds": {"owl": names(2)}}, "root/eval")
+    root = grow({"birds": {"owl": names(3)}, "tools": {"saw": names(2)}}, "split/train")
+    grow({"birds": {"owl": names(2)}}, "split/eval")
     assert mistake(root=str(root.parent)) == (
         "root: task 'tools' has no clips of eval; they belong into <class>/ folders of it"
     )
@@ -175,7 +168,7 @@ def spoil(root):
 def test_bad_files_are_skipped_counted_and_named(grow, caplog):
     root = grow(TREE)
     spoil(root)
-    scenario = Folder(root=str(root), max_bad_share=0.25, **SMALL)
+    scenario = Folder(root=str(root), max_bad_share=0.2, **SMALL)  # 2 of 10, 1 of 15
     with caplog.at_level(logging.WARNING, "avcl"):
         sizes = [len(scenario.clips(task, split)) for task in (0, 1) for split in ("train", "eval")]
     assert sum(sizes) == 25 - 3
@@ -187,20 +180,12 @@ def test_bad_files_are_skipped_counted_and_named(grow, caplog):
     assert len(caplog.records) == 4
     assert caplog.messages[-1] == "3 of 25 files cannot be used"
     assert f"skipped {root}/task2/a/clip1.mp4: no audio stream" in caplog.text
-
-
-def test_too_many_bad_files_end_the_run(grow):
-    root = grow(TREE)
-    spoil(root)
-    scenario = Folder(root=str(root), **SMALL)
     with pytest.raises(UserError) as error:
-        scenario.clips(0, "train")
-    first = f"{root}/task2/a/clip0.mp4: truncated"
+        Folder(root=str(root), **SMALL).clips(0, "train")
     assert str(error.value) == (
         "folder: 2 of 10 files of task 'task2' cannot be used, more than "
-        f"scenario.max_bad_share = 0.1 allows; the first: {first}"
+        f"scenario.max_bad_share = 0.1 allows; the first: {root}/task2/a/clip0.mp4: truncated"
     )
-    assert len(Folder(root=str(root), max_bad_share=0.2, **SMALL).refused) == 3  # 2 of 10, 1 of 15
 
 
 def test_a_split_without_a_usable_file_ends_the_run(grow):
@@ -227,22 +212,20 @@ def test_sound_that_turns_out_shorter_than_its_time_stamps(tmp_path):
 # ---- samples ----
 def test_a_sample_is_the_middle_of_its_clip(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", seconds=10.4)
-    clips = Files([Source(str(path), label=3, task=1, index=17)], Shape(4, 224, 224, 1024, 128))
-    sample = clips[0]
+    sample = Files([Source(str(path), label=3, task=1, index=17)], Shape(4, 224, 224, 1024, 128))[0]
     stored = shrink(frames(str(path), [3.0, 4.0, 5.0, 6.0]), 256, 256)
     assert torch.equal(sample["frames"], normalise(resize(stored, 224, 224)))
     assert torch.equal(sample["mel"], spectrogram(sound(str(path))[:160000]))
     assert (sample["index"], sample["label"], sample["task"]) == (17, 3, 1)
-    assert sample["frames"].shape == (4, 3, 224, 224)
-    assert sample["mel"].shape == (1, 1024, 128)
-    assert sample["frames"].dtype == sample["mel"].dtype == torch.float32
 
 
-def test_training_moves_the_window_the_crop_and_the_sound(grow):
+def test_training_moves_the_window_the_crop_and_the_sound_whatever_the_place_in_a_list(grow):
     clips = Folder(root=str(grow(TREE)), **SMALL).clips(0, "train")
+    turned = Files(clips.sources[::-1], clips.shape, clips.window, clips.seconds)
     still = clips[0]
     with augmenting(seed=0, epoch=0):
-        one, same = clips[0], clips[0]
+        one, same = clips[0], turned[len(clips) - 1]
+        assert not torch.equal(one["mel"], turned[0]["mel"])
     with augmenting(seed=0, epoch=1):
         other = clips[0]
     for key in ("frames", "mel"):
@@ -251,21 +234,10 @@ def test_training_moves_the_window_the_crop_and_the_sound(grow):
         assert not torch.equal(one[key], still[key])
 
 
-def test_chance_follows_the_clip_not_its_place_in_a_list(grow):
-    clips = Folder(root=str(grow(TREE)), **SMALL).clips(1, "train")
-    turned = Files(clips.sources[::-1], clips.shape, clips.window, clips.seconds)
-    with augmenting(seed=0, epoch=0):
-        assert torch.equal(clips[0]["mel"], turned[len(clips) - 1]["mel"])
-        assert not torch.equal(clips[0]["mel"], turned[0]["mel"])
-
-
 def read(clips, workers):
     order = np.random.default_rng(0).permutation(len(clips)).tolist()
-    batches = [
-        [(epoch, clip) for clip in order[start : start + 4]] for epoch in (0, 1) for start in range(0, len(order), 4)
-    ]
-    loader = DataLoader(Reader(clips, seed=5), batch_sampler=batches, num_workers=workers, collate_fn=Collate())
-    return list(loader)
+    batches = [[(epoch, clip) for clip in order[at : at + 4]] for epoch in (0, 1) for at in range(0, len(order), 4)]
+    return list(DataLoader(Reader(clips, 5), batch_sampler=batches, num_workers=workers, collate_fn=Collate()))
 
 
 def test_any_number_of_workers_reads_the_same(grow):
@@ -278,9 +250,3 @@ def test_any_number_of_workers_reads_the_same(grow):
         assert batch.keys() == other.keys() == {"frames", "mel", "index", "label", "task"}
         assert all(torch.equal(batch[key], other[key]) for key in batch)
         assert [str(clip) for clip in bad] == [str(clip) for clip in worse]
-
-
-def test_the_stream_of_a_folder(grow):
-    benchmark = Folder(root=str(grow(TREE)), **SMALL).benchmark()
-    assert [len(experience.dataset) for experience in benchmark.train_stream] == [8, 12]
-    assert [len(experience.dataset) for experience in benchmark.eval_stream] == [2, 3]

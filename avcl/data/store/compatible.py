@@ -11,10 +11,10 @@ from avcl.data import transforms, windows
 from avcl.data.store.format import Store
 
 FASTEST = 240  # frames a second that a store may have
-# Settings that choose clips: those in words by how much they choose; at most so many; by name.
-RANKS: dict[str, dict[str | None, int]] = {
-    "gallery": {"task classes": 0, "all": 1},
-    "pretraining": {None: 0, "unused": 1, "authors": 2, "all": 2},  # authors and the tasks' own clips are all
+# Settings that choose clips: those in words by how much they choose, the least first; at most so many; by name.
+RANKS: dict[str, tuple[tuple[str | None, ...], ...]] = {
+    "gallery": (("task classes",), ("all",)),
+    "pretraining": ((None,), ("unused",), ("authors", "all")),  # what authors lacks is kept to be trained on
 }
 CAPS = ("train_per_class", "eval_per_class")
 LISTS = ("order", "pretraining_lists")
@@ -54,10 +54,11 @@ def is_multiple(rate: float, needed: float) -> bool:
 def wider(had: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """A line for each setting that asks for clips which a store that was prepared with ``had`` need not have."""
     for name in (name for name in had if name in wanted):
-        one, other, ranks = had[name], wanted[name], RANKS.get(name, {})
+        one, other = had[name], wanted[name]
         more = name == "eval_share" and other != one
-        if one in ranks and other in ranks:
-            more = ranks[other] > ranks[one]
+        ranks = [number for value in (one, other) for number, rank in enumerate(RANKS.get(name, ())) if value in rank]
+        if len(ranks) == 2:
+            more = ranks[1] > ranks[0]
         elif f"{name}_per_class" in CAPS:  # of another list other clips are the first ones
             more = Path(other) != Path(one) and had.get(f"{name}_per_class") is not None
         elif name in CAPS and isinstance(one, int):

@@ -33,4 +33,8 @@ def test_what_a_store_was_prepared_without_is_named():
     assert told({"train_per_class": 2}, {"train_per_class": 1, "pretraining": "authors"}) == [
         "train_per_class = 2; 1 is asked for: prepare again with it"
     ]
+    assert told({"pretraining": "authors"}, {"pretraining": "all"}) == []  # the tasks' own clips are in it anyway
+    had, wanted = {"eval": "a.csv", "eval_per_class": 5}, {"eval": "b.csv", "eval_per_class": 5}
+    assert told(had, wanted) == ["eval = a.csv; b.csv is asked for: prepare again with it"]
+    assert told(had, had | {"eval": "./a.csv"}) == told(had | {"eval_per_class": None}, wanted) == []
     assert told({"split": "/there/a.yaml"}, {"split": "/here/a.yaml"}) == []

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from helpers.miniature import SMALL, of_videos, same, videos
+from helpers.miniature import SMALL, of_videos, same
 
 from avcl.data.store.format import read_shard
 from avcl.data.store.prepare import merge_parts, pre_decode
@@ -17,11 +17,6 @@ from avcl.errors import UserError
 from avcl.utils.atomic import claim
 
 MAKING = {"codec": "png", "per_shard": 1}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +124,16 @@ def tidy(out):
 
 
 # ---- killed ----
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_any_moment_it_goes_on_to_the_same_store(play, root, peace, tmp_path, processes):
-    play(f"kill_at_random([make()] * {processes}, longest=0.15)", tmp_path / "store")
-    list(pre_decode(of_videos(root), tmp_path / "store", **MAKING))
-    tidy(tmp_path / "store")
-    assert same(tmp_path / "store", peace / "whole")
+MERGE = "lambda: merge_parts([peace / '1', peace / '2'], out)"
 
 
-def test_a_merge_killed_at_any_moment_goes_on_to_the_same_store(play, peace, tmp_path):
-    script = "kill_at_random([lambda: merge_parts([peace / '1', peace / '2'], out)] * 2, longest=0.03)"
-    play(script, tmp_path / "store")
-    list(merge_parts([peace / "1", peace / "2"], tmp_path / "store"))
-    tidy(tmp_path / "store")
-    assert same(tmp_path / "store", peace / "whole")
+@pytest.mark.parametrize(("works", "longest"), [("[make()]", 0.15), ("[make()] * 2", 0.15), (f"[{MERGE}] * 2", 0.03)])
+def test_killed_at_any_moment_it_goes_on_to_the_same_store(play, root, peace, tmp_path, works, longest):
+    play(f"kill_at_random({works}, {longest})", out := tmp_path / "store")
+    merge = "merge" in works
+    list(merge_parts([peace / "1", peace / "2"], out) if merge else pre_decode(of_videos(root), out, **MAKING))
+    tidy(out)
+    assert same(out, peace / "whole")
 
 
 @pytest.mark.slow
@@ -177,8 +168,9 @@ def test_workers_die_with_the_command_and_it_goes_on_to_the_same_store(root, pea
 
 
 # ---- two at once ----
-def test_two_at_once_share_the_work(play, peace, tmp_path):
-    script = "[os.waitpid(child, 0) for child in [start(make()), start(make())]]"
+@pytest.mark.parametrize("work", ["make()", MERGE])
+def test_two_at_once_share_the_work(play, peace, tmp_path, work):
+    script = f"[os.waitpid(child, 0) for child in [start({work}), start({work})]]"
     said = play(script, tmp_path / "a" / "store")
     assert any("complete, 16 clips" in line for line in said)
     assert all("complete, 16 clips" in line or "another process is writing some" in line for line in said)
@@ -193,13 +185,6 @@ def test_two_at_once_that_make_different_stores(play, tmp_path):
     codec = json.loads((out / "store.json").read_text())["form"]["codec"]
     told = "codec png and jpeg, quality 0 and 90" if codec == "png" else "codec jpeg and png, quality 90 and 0"
     assert refused == f"error: {out}: was begun for something else ({told}); choose another folder"
-
-
-def test_two_merges_at_once(play, peace, tmp_path):
-    one = "start(lambda: merge_parts([peace / '1', peace / '2'], out))"
-    said = play(f"[os.waitpid(child, 0) for child in [{one}, {one}]]", tmp_path / "a" / "store")
-    assert any("complete, 16 clips" in line for line in said)
-    assert same(tmp_path / "a" / "store", peace / "whole")
 
 
 def test_a_shard_that_another_process_makes_is_left_to_it(tmp_path):
