@@ -78,6 +78,11 @@ class Scenario(Component):
         return None
 
     @property
+    def gallery_only(self) -> frozenset[int]:
+        """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""
+        return frozenset()
+
+    @property
     def refused(self) -> list[BadClip]:
         """Clips that were found unusable before training began, and are in no dataset."""
         return []

@@ -90,11 +90,6 @@ class FileScenario(Scenario):
         """The classes by label."""
         raise NotImplementedError
 
-    @property
-    def gallery_only(self) -> frozenset[int]:
-        """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""
-        return frozenset()
-
     def records(self) -> list[Record]:
         """All clips that are there, each once, those to pre-train on included."""
         spare: Any = self.pretraining_clips()

@@ -20,4 +20,7 @@ __all__ = ["LossTerms", "Retrieval", "Throughput"]
 @hookimpl
 def metrics(run: Run) -> Iterable[PluginMetric]:
     """Register the default metrics."""
-    return [LossTerms(), Throughput(), Retrieval(run.scenario.task_names, joint=run.joint)]
+    tasks, extra = run.scenario.task_names, run.scenario.gallery_only
+    yield from (LossTerms(), Throughput(), Retrieval(tasks, joint=run.joint, leave_out=extra))
+    if extra:  # the STELLA authors' gallery beside the paper's
+        yield Retrieval(tasks, joint=run.joint, name="retrieval_all_classes")

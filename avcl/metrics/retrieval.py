@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,23 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     tasks were trained on at once, so that the average is over all of them from the first evaluation on, and
     nothing is forgotten. Evaluations within a task go to ``anytime`` alone: tag ``.../anytime``, the average over the
     tasks that had begun.
+
+    ``leave_out``: labels of clips that are neither queries nor in the gallery. ``name``: another one than the default
+    is in the tags too, ``eval/<name>/...``.
     """
 
-    def __init__(self, tasks: Sequence[str] | None = None, ks: Sequence[int] = (1, 5, 10), joint: bool = False):
+    def __init__(
+        self,
+        tasks: Sequence[str] | None = None,
+        ks: Sequence[int] = (1, 5, 10),
+        joint: bool = False,
+        leave_out: Collection[int] = (),
+        name: str = "retrieval",
+    ):
         super().__init__()
         self.tasks, self.ks, self.joint = tasks, tuple(ks), joint
+        self.leave_out, self.name = torch.tensor(sorted(leave_out), dtype=torch.long), name
+        self.tag = "eval" if name == "retrieval" else f"eval/{name}"
         self.history: dict[str, list[list[float]]] = {}
         self.anytime: dict[str, list[list[float]]] = {}
         self.moments: list[tuple[int, int]] = []
@@ -77,6 +89,9 @@ class Retrieval(PluginMetric[dict[str, Any]]):
     def after_eval_iteration(self, strategy: Learner) -> None:
         """Keep this batch's embeddings with their experience."""
         audio, video = (normalize(x.float(), dim=-1).cpu() for x in strategy.mb_output)
+        if len(self.leave_out):
+            kept = ~torch.isin(strategy.batch.label.cpu(), self.leave_out)
+            audio, video = audio[kept], video[kept]
         self._parts.append((strategy.experience.current_experience, audio, video))
 
     def after_eval(self, strategy: Learner) -> list[MetricValue]:
@@ -84,18 +99,18 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         if not self._parts:
             return []
         values = self.result()
-        shown: dict[str, float] = {"eval/gallery": self.gallery}
+        shown: dict[str, float] = {f"{self.tag}/gallery": self.gallery}
         within = strategy.batches_done > 0
-        self.moments.append((strategy.steps, strategy.tasks_done + within))
+        self.moments.append((strategy.steps, max(1, strategy.tasks_done + within)))
         for key, row in values.items():
             self.anytime.setdefault(key, []).append(row)
-            shown |= {f"eval/{key}/{self._name(i)}": x for i, x in enumerate(row)}
+            shown |= {f"{self.tag}/{key}/{self._name(i)}": x for i, x in enumerate(row)}
             last: dict[str, float | None] = {"anytime": anytime(self.anytime[key], self._seen)[-1]}
             if not within:
                 rows = self.history.setdefault(key, [])
                 rows.append(row)
                 last |= {**self._summaries(key, rows), "chance": self._chance(key)["chance"]}
-            shown |= {f"eval/{key}/{name}": value for name, value in last.items() if value is not None}
+            shown |= {f"{self.tag}/{key}/{name}": value for name, value in last.items() if value is not None}
         return [MetricValue(self, name, value, strategy.clock.train_iterations) for name, value in shown.items()]
 
     def result(self) -> dict[str, list[float]]:
@@ -176,4 +191,4 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         return self.tasks[task] if self.tasks else f"task{task}"
 
     def __str__(self) -> str:
-        return "retrieval"
+        return self.name

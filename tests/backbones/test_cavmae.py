@@ -1,4 +1,4 @@
-"""What must hold for CAV-MAE with any weights, beside the promises of every backbone: sizes, settings, tables, masks."""
+"""What holds for CAV-MAE with any weights, beside the promises of every backbone: sizes, settings, tables, masks."""
 
 import functools
 import re

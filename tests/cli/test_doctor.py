@@ -14,18 +14,15 @@ from avcl.registry import Registry, registry
 
 def test_it_reports_versions_decoders_plugins_and_ops():
     lines = dict(doctor.report(registry()))
-    assert lines["torch"] == torch.__version__.partition("+")[0] or lines["torch"] == torch.__version__
+    assert lines["torch"] in (torch.__version__, torch.__version__.partition("+")[0])
     assert lines["plugin stella"].startswith("avcl.plugins.stella (avcl ")
     assert "h264" in lines["decoders"] and lines["decoders"].startswith("libavcodec ")
     for backend in native.backends():
         said = lines[f"{backend.op} on {backend.device}"]
         assert said.startswith("native" if backend.native else f"PyTorch: {backend.reason}")
-
-
-def test_the_command_prints_it():
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 0
-    assert "sample on CPU" in done.output and "plugin cav-mae" in done.output
+    assert all(key in done.output for key in lines)
 
 
 @pytest.mark.parametrize(

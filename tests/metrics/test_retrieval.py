@@ -112,3 +112,14 @@ def test_the_median_rank_of_a_task_is_over_its_own_queries_in_the_gallery_of_all
     assert shown["eval/a2v/median_rank/two"] == 4
     assert shown["eval/a2v/median_rank/average"] == 2  # of the tasks seen so far
     assert shown["eval/v2a/median_rank/one"] == shown["eval/v2a/median_rank/two"] == 2.5  # all are equally near
+
+
+def test_two_galleries_where_some_clips_are_of_no_task(make_learner, noise):
+    """With and without the clips of labels that no task trains on; the headline is without."""
+    alone, larger = Retrieval(leave_out={1}), Retrieval(name="retrieval_all_classes")
+    learner = make_learner(Finetune(), evaluator=quiet_evaluator(alone, larger))
+    learner.eval(noise.benchmark().eval_stream)
+    assert (alone.gallery, larger.gallery) == (16, 32)
+    assert (str(alone), str(larger)) == ("retrieval", "retrieval_all_classes")
+    names = {value.name for value in larger.after_eval(learner)}
+    assert "eval/retrieval_all_classes/gallery" in names and not any(name.startswith("eval/a2v") for name in names)

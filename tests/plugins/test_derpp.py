@@ -36,7 +36,8 @@ def test_D5_a_row_holds_the_embeddings_of_the_step_when_it_was_stored():
     strategy, said = small(DERpp, capacity=6), {}
 
     def note(learner):
-        said.update(zip(learner.current.index.tolist(), zip(learner.output.audio, learner.output.video, strict=False)))
+        for row, index in enumerate(learner.current.index.tolist()):
+            said[index] = learner.output.audio[row], learner.output.video[row]
 
     fed(strategy, 0, 4, 8, 12, each=note)
     kept = held(strategy)

@@ -1,27 +1,23 @@
 """STELLA: the authors' two recorded steps through the real loop, and what must hold on any stream."""
 
-import json
-import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from helpers.official import golden as recorded
+from helpers.official import part
+from helpers.toys import clips, enter, fed, four, held, same, small, step, watched, weights
 
 from avcl.backbones.cavmae import CavMae
 from avcl.backbones.convert.convert import fill
 from avcl.backbones.convert.names import official_name
 from avcl.clip import Clip
 from avcl.errors import SettingsError, UserError
-from avcl.experiment import checkpoint
-from avcl.memory import Memory
 from avcl.plugins import stella
 from avcl.plugins.stella import Stella
-from avcl.plugins.stella.matching import partners
+from avcl.plugins.stella.plus import StellaPlus
 from avcl.training.learner import Learner
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "stella_steps.safetensors"
 # What the authors call the things that enter memory.
 STORED = {
     "audio_importance": "n_attn_va",
@@ -35,61 +31,33 @@ STORED = {
 }
 
 
-def same(found, expected):
-    torch.testing.assert_close(found.detach().double(), expected.double().reshape(found.shape), rtol=0, atol=1e-6)
-
-
-def iterate(learner, clip):
-    """One batch through the learner's own loop."""
-    learner.is_training, learner.current = True, clip
-    learner.training_iteration()
-
-
-def small(**settings):
-    """STELLA for the Noise scenario: 8 video patches, 4 x 2 of audio, width 24."""
-    return Stella(**{"heads": 4, "chunk": 2, "memory": Memory(capacity=8)} | settings)
-
-
 # ---- parity --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def golden():
-    with safe_open(GOLDEN, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(file.metadata()["grad_norms"])
+    return recorded("stella_steps")
 
 
 @pytest.fixture
 def authors(golden, monkeypatch):
     """A learner with the authors' weights, which a rate of zero never changes, and ``replay(step)``."""
     numbers, _ = golden
-    weights = {key.removeprefix("weights/"): value for key, value in numbers.items() if key.startswith("weights/")}
-    backbone = CavMae(
-        frames=2,
-        height=48,
-        width=48,
-        times=128,
-        dim=48,
-        heads=3,
-        depth=2,
-        fusion_depth=1,
-        decoder_dim=32,
-        decoder_depth=1,
-        decoder_heads=4,
-    ).double()
-    matching = {f"matching.{key}": value for key, value in fill(backbone, weights, "stella", "golden").matching.items()}
-    strategy = Stella(chunk=2, official_pooling=True, memory=Memory(capacity=16))
+    sizes = {"frames": 2, "height": 48, "width": 48, "times": 128, "dim": 48, "heads": 3, "depth": 2, "fusion_depth": 1}
+    backbone = CavMae(**sizes, decoder_dim=32, decoder_depth=1, decoder_heads=4).double()
+    filled = fill(backbone, part(numbers, "weights/"), "stella", "golden")
+    matching = {f"matching.{key}": value for key, value in filled.matching.items()}
+    strategy = small(Stella, capacity=16, dtype="float32", heads=12, official_pooling=True)
     learner = Learner(backbone=backbone, strategy=strategy, initial=matching, batch_size=4, lr=0.0)
 
-    def replay(step):
-        recorded = {key.removeprefix(f"step{step}/"): value for key, value in numbers.items()}
+    def replay(number):
+        recorded = part(numbers, f"step{number}/")
         noise = recorded["rand/0"], recorded["rand/1"]
         monkeypatch.setattr(backbone, "draw_masks", lambda *_: backbone.rank(*noise))
         wrong = (recorded["vam_labels"] == 0).nonzero().squeeze(1)  # two of four: they can only be swapped
         partner = torch.arange(4).index_copy(0, wrong, wrong.flip(0))
         monkeypatch.setattr(stella, "partners", lambda *_: partner)
-        iterate(learner, Clip.cut(recorded["video"], recorded["audio"], 16))
+        step(learner, Clip.cut(recorded["video"], recorded["audio"], 16))
         return recorded
 
     return learner, strategy, replay
@@ -109,17 +77,12 @@ def check(learner, strategy, recorded, drift):
     same(entered.clip.video, Clip.cut(recorded["video"], recorded["audio"], 16).video)
 
 
-def test_the_first_step_is_the_authors(authors, golden):
+def test_the_first_step_and_its_gradients_are_the_authors(authors, golden):
     learner, strategy, replay = authors
     recorded = replay(0)
     check(learner, strategy, recorded, drift={})
     assert torch.equal(learner.batch.video_at, recorded["ids_v"][:, :9])
     assert torch.equal(learner.batch.audio_at, recorded["ids_a"][:, :32])
-
-
-def test_its_gradients_are_the_authors(authors, golden):
-    learner, strategy, replay = authors
-    replay(0)
     named = {
         f"backbone.transformer.{official_name(key, 'stella')}": p for key, p in learner.backbone.named_parameters()
     }
@@ -127,7 +90,7 @@ def test_its_gradients_are_the_authors(authors, golden):
         key = key.replace("pooler", "matching_score.pooler.dense").replace("fc", "matching_score.fc")
         named[f"avmatching_module.{key}"] = p
     norms = {key: p.grad.norm().item() for key, p in named.items() if p.requires_grad}
-    assert norms == pytest.approx(golden[1], rel=1e-6, abs=1e-9)
+    assert norms == pytest.approx(golden[1]["grad_norms"], rel=1e-6, abs=1e-9)
 
 
 def test_a_step_with_replay_is_the_authors(authors, golden, monkeypatch):
@@ -171,59 +134,34 @@ def test_a_step_with_replay_is_the_authors(authors, golden, monkeypatch):
 
 
 @pytest.fixture
-def spied(monkeypatch):
-    """Every result of ``prune`` and every first argument of ``correlation``'s ``past``, as they happen."""
-    seen = {"prune": [], "past": []}
-    prune, correlation = stella.prune, stella.correlation
-
-    def spy_prune(*args, **kwargs):
-        seen["prune"].append(prune(*args, **kwargs))
-        return seen["prune"][-1]
-
-    def spy_correlation(key, past, *args):
-        seen["past"].append(past)
-        return correlation(key, past, *args)
-
-    monkeypatch.setattr(stella, "prune", spy_prune)
-    monkeypatch.setattr(stella, "correlation", spy_correlation)
+def pruned(monkeypatch):
+    """Every result of ``prune``, audio before video."""
+    seen, prune = [], stella.prune
+    monkeypatch.setattr(stella, "prune", lambda *args, **kwargs: seen.append(prune(*args, **kwargs)) or seen[-1])
     return seen
 
 
-def test_half_of_the_patches_are_trained_on_and_none_of_the_pruned(noise, make_learner, spied):
-    strategy = small()
-    learner = make_learner(strategy)
-    trained = []
-    step = learner.forward
-
-    def watch():
-        trained.append(learner.batch)
-        return step()
-
-    learner.forward = watch
-    learner.train(noise.benchmark().train_stream)
-    assert [len(batch) for batch in trained] == [4] + [8] * 15
-    assert all(batch.video_at.shape[1] == batch.audio_at.shape[1] == 4 for batch in trained)
-    pairs = zip(spied["prune"][::2], spied["prune"][1::2], strict=True)
-    for batch, (audio_pruned, video_pruned) in zip(trained[1:], pairs, strict=True):
-        assert not audio_pruned.gather(1, batch.audio_at).any()
-        assert not video_pruned.gather(1, batch.video_at).any()
-    assert sum(x.sum() for x in spied["prune"]) > 100
-    kept = strategy.memory.read(torch.arange(8))
-    assert kept.clip.video.shape[1] == kept.clip.audio.shape[1] == 8, "memory keeps whole clips"
-
-
-def test_the_log_tells_whether_it_is_alive(noise, make_learner):
-    strategy = small()
-    assert strategy.settings()["alpha"] == 0.5
-    learner = make_learner(strategy)
-    learner.train(noise.benchmark().train_stream[0])
+def test_half_of_the_patches_are_trained_on_and_none_of_the_pruned(pruned):
+    """Memory keeps whole clips; the log tells whether it is alive."""
+    strategy = small(Stella)
+    learner = fed(strategy)
+    trained = watched(learner)
+    for first in (0, 4, 8, 12, 0, 4):
+        step(learner, four(first))
+    batches = [batch for batch, _ in trained]
+    assert [len(batch) for batch in batches] == [4] + [8] * 5
+    assert all(batch.video_at.shape[1] == batch.audio_at.shape[1] == 4 for batch in batches)
+    for batch, audio, video in zip(batches[1:], pruned[::2], pruned[1::2], strict=True):
+        assert not audio.gather(1, batch.audio_at).any()
+        assert not video.gather(1, batch.video_at).any()
+    assert sum(x.sum() for x in pruned) > 40
+    assert held(strategy).clip.video.shape[1] == held(strategy).clip.audio.shape[1] == 8
     log = strategy.log()
     assert log["memory_clips"] == 8 and log["memory_bytes"] == strategy.memory.nbytes > 0
     assert 0 <= log["matching_accuracy"] <= 1
     for side in ("audio", "video"):
         assert 0 < log[f"{side}_pruned"] < 0.5
         assert 0.9 < log[f"{side}_entropy"] <= 1 + 1e-6
-    assert set(learner.losses) == {"mae_audio", "mae_video", "contrastive", "matching", "drift"}
 
 
 def test_entropy_by_hand():
@@ -232,165 +170,165 @@ def test_entropy_by_hand():
     assert found == pytest.approx([1, 0, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_small_batches(noise, make_learner, monkeypatch, batch_size):
-    """With one or two clips there is nothing to shuffle: every pair is a true one."""
-    drawn = []
-    monkeypatch.setattr(stella, "partners", lambda *args: drawn.append(partners(*args)) or drawn[-1])
-    learner = make_learner(small(), batch_size=batch_size, epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
-    assert all(math.isfinite(loss) for loss in learner.losses.values())
-    assert len(drawn) == 16 // batch_size
-    assert all(bool((x == torch.arange(batch_size)).all()) == (batch_size < 3) for x in drawn)
-
-
-def test_fewer_past_than_current_clips_are_paired_in_turn(noise, make_learner, spied):
-    strategy = small(memory=Memory(capacity=3))
-    learner = make_learner(strategy, batch_size=8, epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
+def test_fewer_past_than_current_clips_are_paired_in_turn(monkeypatch):
+    strategy, past, correlation = small(Stella, capacity=3), [], stella.correlation
+    monkeypatch.setattr(stella, "correlation", lambda key, q, *more: past.append(q) or correlation(key, q, *more))
+    learner = fed(strategy, 0)
+    step(learner, clips(range(8, 16)))
     assert len(learner.batch) == 8 + 3
-    past = spied["past"][-1]
-    assert torch.equal(past, strategy._past.extra["audio_query"][[0, 1, 2, 0, 1, 2, 0, 1]])
+    assert torch.equal(past[-1], strategy._past.extra["audio_query"][[0, 1, 2, 0, 1, 2, 0, 1]])
 
 
 @pytest.mark.parametrize("replay", [2, 6])
-def test_more_or_fewer_are_replayed_when_asked_for(noise, make_learner, replay):
-    learner = make_learner(small(replay=replay), epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
-    assert len(learner.batch) == 4 + replay
+def test_more_or_fewer_are_replayed_when_asked_for(replay):
+    assert len(fed(small(Stella, replay=replay), 0, 4, 8).batch) == 4 + replay
 
 
-@pytest.mark.parametrize("settings", [{"audio_selection": "frequency"}, {"audio_selection": "unconstrained"}])
-def test_other_ways_to_choose_audio(noise, make_learner, settings):
-    learner = make_learner(small(**settings), epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
-    assert learner.batch.audio_at.shape == (8, 4)
-    assert all(len(set(row)) == 4 for row in learner.batch.audio_at.tolist())
+@pytest.mark.parametrize(
+    ("along", "chunk", "allowed"),
+    [
+        ("time", 1, lambda row: len({at // 2 for at in row}) == 2),
+        ("time", 2, lambda row: row in ([0, 1, 2, 3], [4, 5, 6, 7])),
+        ("time", 4, lambda row: row in ([0, 1, 2, 3], [4, 5, 6, 7])),
+        ("frequency", 1, lambda row: row in ([0, 2, 4, 6], [1, 3, 5, 7])),
+        ("frequency", 2, lambda row: row in ([0, 2, 4, 6], [1, 3, 5, 7])),
+        ("unconstrained", 3, lambda row: len(set(row)) == 4),
+    ],
+)
+def test_audio_is_chosen_in_chunks(along, chunk, allowed):
+    """Of 4 times x 2 frequencies: whole times, whole chunks of two, halves of what is cut, whole frequencies."""
+    learner = fed(small(Stella, select_by="importance", audio_selection=along, chunk=chunk), 0)
+    step(learner, clips(range(8)))
+    rows = learner.batch.audio_at.sort(1).values.tolist()
+    assert all(allowed(row) for row in rows)
+    assert len({tuple(row) for row in rows}) > (6 if along == "unconstrained" else 1)
 
 
-def test_everything_kept_is_everything_in_some_order(noise, make_learner):
-    """Pruned patches fill up what is missing: then selection is a permutation."""
-    learner = make_learner(small(keep_audio=1.0, keep_video=1.0), epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
-    every = torch.arange(8).expand(8, -1)
-    assert torch.equal(learner.batch.video_at.sort(1).values, every)
-    assert torch.equal(learner.batch.audio_at.sort(1).values, every)
+@pytest.mark.parametrize(("audio", "video"), [(0.5, 0.75), (0.625, 0.5), (0.75, 0.875), (1.0, 1.0)])
+def test_as_many_are_kept_as_asked_for(audio, video):
+    """Pruned patches fill up what is missing: if all are kept, selection is a permutation."""
+    batch = fed(small(Stella, keep_audio=audio, keep_video=video), 0, 4).batch
+    for at, kept in ((batch.audio_at, 8 * audio), (batch.video_at, 8 * video)):
+        assert at.shape == (8, kept)
+        assert all(len(set(row)) == kept for row in at.tolist())
 
 
-def test_half_precision_trains_every_weight(noise, make_learner):
-    """Scoring without gradient must not leave casts behind that the training pass would take up."""
-    learner = make_learner(small(), precision="bf16", epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
-    assert all(math.isfinite(loss) for loss in learner.losses.values())
-    exact = make_learner(small(), epochs=1)
-    exact.train(noise.benchmark().train_stream[0])
-    with_gradient = [p.grad is not None for p in exact.parameters()]
-    assert [p.grad is not None for p in learner.parameters()] == with_gradient
-    assert all(with_gradient)
-    assert strategy_dtypes(learner) == strategy_dtypes(exact) == {torch.float32}
+def test_a_lower_temperature_is_more_sure():
+    entropies = []
+    for temperature in (0.1, 0.4, 2.0):
+        strategy = small(Stella, temperature=temperature)
+        learner = fed(strategy)
+        with torch.no_grad():
+            for linear in (strategy.matching.to_a_q, strategy.matching.to_a_k, strategy.matching.to_v_q):
+                linear.weight.mul_(30)
+        step(learner, four(0))
+        entropies.append(strategy.log()["audio_entropy"])
+    assert entropies[0] < entropies[1] < entropies[2]
+    assert entropies[0] < 0.95
 
 
-def strategy_dtypes(learner):
-    return {value.dtype for value in learner.strategies[0]._scores.values()}
-
-
-def test_the_matching_loss_never_reaches_the_backbone(noise, make_learner):
-    def gradients(weight):
-        learner = make_learner(small(matching_weight=weight), epochs=1, batch_size=16)
-        learner.train(noise.benchmark().train_stream[0])
-        matching = torch.cat([p.grad.flatten() for p in learner.strategies[0].matching.parameters()])
-        return [p.grad for p in learner.backbone.parameters() if p.requires_grad], matching
-
-    (with_it, some), (without, none) = gradients(1.0), gradients(0.0)
+def test_the_matching_loss_never_reaches_the_backbone():
+    (with_it, some), (without, none) = (
+        ([p.grad for p in learner.backbone.parameters() if p.requires_grad], learner.strategies[0].matching)
+        for learner in (fed(small(Stella, matching_weight=weight), 0) for weight in (1.0, 0.0))
+    )
     assert all(torch.equal(a, b) for a, b in zip(with_it, without, strict=True))
-    assert some.abs().max() > 0 and none.abs().max() == 0
+    assert any(p.grad.any() for p in some.parameters()) and not any(p.grad.any() for p in none.parameters())
 
 
-def test_penalty_is_alpha_times_the_drift(noise, make_learner):
-    learner = make_learner(small(alpha=3.0), epochs=1)
-    learner.train(noise.benchmark().train_stream[0])
+def test_penalty_is_alpha_times_the_drift():
+    learner = fed(small(Stella, alpha=3.0), 0, 4)
     stored, output = learner.strategies[0]._past.extra, learner.output
-    audio = (output.audio[4:] - stored["audio_embedding"]).square().mean()
-    video = (output.video[4:] - stored["video_embedding"]).square().mean()
+    audio, video = ((getattr(output, a)[4:] - stored[f"{a}_embedding"]).square().mean() for a in ("audio", "video"))
     same(learner.losses["drift"], 3 * (audio + video))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(noise, make_learner):
-    def run(seed):
-        learner = make_learner(small(), seed=seed)
-        for experience in noise.benchmark().train_stream:
-            learner.train(experience)
-        return torch.cat([p.detach().flatten() for p in learner.strategies[0].matching.parameters()])
-
-    assert torch.equal(run(0), run(0))
-    assert not torch.equal(run(0), run(1))
+# ---- ablations -----------------------------------------------------------------------------------------------
 
 
-def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(noise, make_learner, tmp_path):
-    first, second = noise.benchmark().train_stream
-    straight = make_learner(small())
-    straight.train(first)
-    checkpoint.save(tmp_path / "state.pt", straight.state_dict())
-    again = make_learner(small())
-    again.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
-    for learner in (straight, again):
-        learner.train(second)
-    for a, b in zip(straight.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert straight.strategies[0].log() == again.strategies[0].log()
+def test_importance_alone_prunes_nothing(pruned):
+    strategy = small(Stella, select_by="importance")
+    fed(strategy, 0, 4, 8)
+    assert len(pruned) == 2 * 2 and not any(map(torch.any, pruned))
+    assert strategy.log()["audio_pruned"] == strategy.log()["video_pruned"] == 0
+    assert strategy._scores["video_importance"].std() > 0
+    assert strategy.log()["video_entropy"] < 1
+
+
+def test_correlation_alone_draws_uniformly_from_what_is_left(pruned):
+    strategy = small(Stella, select_by="correlation", audio_selection="unconstrained")
+    learner = fed(strategy, 0, 4, 8, 12)
+    assert sum(map(torch.sum, pruned)) > 20
+    for side, without in (("audio", pruned[-2]), ("video", pruned[-1])):
+        assert torch.equal(
+            strategy._scores[f"{side}_importance"], torch.full_like(without[:4], 1 / 8, dtype=torch.float64)
+        )
+        assert not without.gather(1, getattr(learner.batch, f"{side}_at")[: len(without)]).any()
+        assert strategy.log()[f"{side}_entropy"] == pytest.approx(1)
+
+
+def test_correlation_alone_draws_uniformly_from_the_first_step_on():
+    strategy, often, rounds = small(Stella, select_by="correlation"), torch.zeros(8), 240
+    learner = fed(strategy)
+    for _ in range(rounds // 4):
+        strategy.prepare(enter(learner, four(0)))
+        often += torch.bincount(learner.batch.video_at.flatten(), minlength=8)
+    assert ((often / rounds - 0.5).abs() < 4 * (0.25 / rounds) ** 0.5).all()
+
+
+def test_what_importance_alone_and_correlation_alone_are_not():
+    """All three differ from each other, from the same start."""
+    both, one, two = (
+        weights(fed(small(Stella, select_by=scores), 0, 4, 8)) for scores in ("both", "importance", "correlation")
+    )
+    assert not any(torch.equal(*pair) for pair in ((both, one), (both, two), (one, two)))
 
 
 # ---- settings ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("official", [False, True])
-def test_initial_weights_of_the_matching_module(make_learner, official):
-    trained = stella.Matching(dim=24, heads=4)
+def test_initial_weights_of_the_matching_module(official):
+    trained = stella.Matching(dim=24, heads=4).state_dict()
     names = {"pooler.": "matching_score.pooler.dense.", "fc.": "matching_score.fc."} if official else {}
     initial = {"backbone.norm.weight": torch.zeros(1)}
-    for key, value in trained.state_dict().items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        initial[f"matching.{key}"] = value
-    learner = make_learner(small(), initial=initial)
-    for key, value in learner.strategies[0].matching.state_dict().items():
-        assert torch.equal(value, trained.state_dict()[key])
+    for key, value in trained.items():
+        theirs = next((key.replace(*pair) for pair in names.items() if key.startswith(pair[0])), key)
+        initial[f"matching.{theirs}"] = value
+    matching = fed(small(Stella), initial=initial).strategies[0].matching.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in matching.items())
 
 
-def test_initial_weights_that_do_not_fit(make_learner):
+def test_initial_weights_that_do_not_fit():
     initial = {f"matching.{key}": value for key, value in stella.Matching(dim=48).state_dict().items()}
     with pytest.raises(UserError, match=r"stella: initial weights: does not fit Matching: norm_a.weight is \(48,\)"):
-        make_learner(small(), initial=initial)
+        fed(small(Stella), initial=initial)
 
 
 @pytest.mark.parametrize(
     ("settings", "lines"),
     [
-        ({"heads": 5}, ["stella.heads: 5 does not divide the backbone's width 24; choose a divisor"]),
-        ({"chunk": 3}, ["stella.chunk: 3 does not divide the 4 patches of time; choose a divisor"]),
+        ({"heads": 5}, ["heads: 5 does not divide the backbone's width 24; choose a divisor"]),
+        ({"chunk": 3}, ["chunk: 3 does not divide the 4 patches of time; choose a divisor"]),
         (
             {"audio_selection": "frequency", "chunk": 4},
-            ["stella.chunk: 4 does not divide the 2 patches of frequency; choose a divisor"],
+            ["chunk: 4 does not divide the 2 patches of frequency; choose a divisor"],
         ),
-        ({"keep_video": 0.375}, ["stella.keep_video: invalid value 0.375: keeps too few: mask_ratio: .* 3 of 8 video"]),
-        ({"keep_audio": 0.01}, ["stella.keep_audio: invalid value 0.01: keeps too few: .* audio"]),
+        ({"keep_video": 0.375}, ["keep_video: invalid value 0.375: keeps too few: mask_ratio: .* 3 of 8 video"]),
+        ({"keep_audio": 0.01}, ["keep_audio: invalid value 0.01: keeps too few: .* audio"]),
         (
             {"heads": 7, "chunk": 5, "keep_audio": 0.1},
-            ["stella.heads: 7", "stella.chunk: 5", "stella.keep_audio: invalid value 0.1"],
+            ["heads: 7", "chunk: 5", "keep_audio: invalid value 0.1"],
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_backbone_are_all_named(make_learner, settings, lines):
+@pytest.mark.parametrize("cls", [Stella, StellaPlus], ids=lambda cls: cls.name)
+def test_settings_that_do_not_fit_the_backbone_are_all_named(cls, settings, lines):
     with pytest.raises(SettingsError) as caught:
-        make_learner(small(**settings))
-    assert len(caught.value.mistakes) == len(lines)
+        fed(small(cls, **settings))
     for found, expected in zip(caught.value.mistakes, lines, strict=True):
         assert "\n" not in found
-        assert re.search(expected, found)
-
-
-def test_chunks_do_not_matter_when_patches_are_chosen_one_by_one(make_learner):
-    make_learner(small(chunk=3, audio_selection="unconstrained"))
+        assert re.match(f"{cls.name}.{expected}", found)
 
 
 @pytest.mark.parametrize(
@@ -401,6 +339,7 @@ def test_chunks_do_not_matter_when_patches_are_chosen_one_by_one(make_learner):
         ({"temperature": 0}, "temperature: invalid value 0"),
         ({"cut": "head"}, "cut: invalid value 'head': must be 'neighbours' or 'tail'"),
         ({"audio_selection": "pitch"}, "audio_selection: invalid value 'pitch'"),
+        ({"select_by": "neither"}, r"select_by: invalid value 'neither': .*'both', 'importance' or 'correlation'"),
     ],
 )
 def test_settings_of_the_wrong_value(settings, text):
@@ -415,3 +354,5 @@ def test_the_defaults_are_the_papers():
     assert settings["memory"]["capacity"] == 2000
     assert settings["matching_weight"] == settings["correlation_temperature"] == 1
     assert not settings["official_pooling"]
+    assert settings["select_by"] == "both"
+    assert StellaPlus().settings() == settings

@@ -1,0 +1,49 @@
+"""`avcl train` on the default stream, killed again and again: the same bytes as without, whatever the workers."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+KILLS = 10
+ASKED = ["--set", "learner.epochs=1", "--set", "strategy.name=stella"]
+
+
+def command(folder, workers, *more):
+    asked = [*ASKED, "--set", f"learner.workers={workers}", "--out", str(folder), *more]
+    return [sys.executable, "-m", "avcl", "train", "run", *asked]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    begun = time.monotonic()
+    done = subprocess.run(command(folder, 0), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, time.monotonic() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(uninterrupted, tmp_path, workers):
+    whole, seconds = uninterrupted
+    folder, chance, kills = tmp_path / "run", random.Random(workers), 0
+    while kills < KILLS:
+        resume = ["--resume"] if (folder / "checkpoint.pt").exists() else []
+        with subprocess.Popen(command(folder, workers, *resume), stderr=subprocess.PIPE, text=True) as run:
+            try:
+                _, said = run.communicate(timeout=chance.uniform(0.1, 0.5) * seconds)
+                assert run.returncode == 0, said
+                break  # it came to its end between two kills
+            except subprocess.TimeoutExpired:
+                run.kill()
+                kills += 1
+    if not (folder / "weights.safetensors").exists():
+        resume = ["--resume"] if (folder / "checkpoint.pt").exists() else []
+        done = subprocess.run(command(folder, workers, *resume), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for name in ("results.json", "weights.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), f"{name} after {kills} kills"
