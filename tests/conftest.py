@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.toys import small_learner
 
-from avcl.memory import Memory
 from avcl.testing import Noise
 
 torch.set_num_threads(1)
@@ -43,9 +42,3 @@ def noise():
 def make_learner():
     """A learner on a small backbone: ``make_learner(strategy, dtype=..., **settings)``."""
     return small_learner
-
-
-@pytest.fixture
-def small_memory():
-    """A memory of 8 clips in the dtype asked for."""
-    return lambda dtype="float32", capacity=8: Memory(capacity=capacity, dtype=dtype)

@@ -16,11 +16,12 @@ from avcl.config.build import Sections
 from avcl.memory import Memory
 from avcl.registry import KINDS, Plugin, Registry
 from avcl.settings import Setting, describe, descriptions, fields, plain
+from avcl.training.callbacks import CALLBACKS
 from avcl.training.learner import Learner, settings_of_learner
 from avcl.utils.console import write
 
-SECTIONS: dict[str, type] = {"learner": Learner, "memory": Memory, "run": Sections}
-"""What has settings without being a plugin's: sections of a run file, and its top."""
+SECTIONS: dict[str, type] = {"learner": Learner, "memory": Memory, "run": Sections, **CALLBACKS}
+"""What has settings without being a plugin's: sections of a run file, its top, and callbacks."""
 
 NARROW = {"type": 16, "default": 10}
 """Columns that leave a terminal's width to the help."""

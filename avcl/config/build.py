@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from avcl.backbones.weights import Weights
     from avcl.scenario import Scenario
     from avcl.strategy import Strategy
+    from avcl.training.callbacks import Callback
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class Sections(Component):
         shared: Settings of the replay buffer for every method that has one: memory, replay, contrastive_scope.
         methods: Settings of each method by its name, used where strategy names it and does not say otherwise.
         learner: Settings of the training loop; see `avcl show learner`.
+        metrics: List of metrics, each a name or a mapping with settings; null for all that are installed.
+        loggers: List of loggers, each a name or a mapping with settings: tensorboard, progress, csv, wandb and those of
+            other packages; null for all but csv and wandb.
+        callbacks: List of callbacks, each a name or a mapping with settings: early-stopping, lr-schedule, or
+            module:Class of your own.
     """
 
     seed: NonNegativeInt = 0
@@ -63,6 +69,9 @@ class Sections(Component):
     shared: Annotated[Any, "mapping"] = field(default_factory=dict)
     methods: Annotated[Any, "mapping"] = field(default_factory=dict)
     learner: Annotated[Any, "mapping"] = field(default_factory=dict)
+    metrics: Annotated[Any, "list"] | None = None
+    loggers: Annotated[Any, "list"] | None = None
+    callbacks: Annotated[Any, "list"] = field(default_factory=list)
 
 
 def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +99,9 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         made["weights"] = _weights(top.weights, made.get("scenario"))
     made["strategies"] = _strategies(top, wrong)
     made["learner"] = _learner(top, wrong)
+    made["metrics"] = _picks(top.metrics, "metrics", wrong)
+    made["loggers"] = _picks(top.loggers, "loggers", wrong)
+    made["callbacks"] = _callbacks(top, wrong)
     if made["learner"].get("precision") == "fp16" and made.get("device") == "cpu":
         log.warning("learner.precision: fp16 on a CPU, which may have to emulate it: slow; fp32 is another setting")
     if wrong:
@@ -126,6 +138,9 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "scenario": _section(made["scenario"]),
         "backbone": _section(made["backbone"]),
         **_method(made),
+        "metrics": made["metrics"],
+        "loggers": made["loggers"],
+        "callbacks": [{"name": part.address, **part.settings()} for part in made["callbacks"]],
     }
 
 
@@ -192,6 +207,41 @@ def _strategies(top: Sections, wrong: list[str]) -> list[Strategy]:
             common = {key: value for key, value in shared.items() if key in fields(cls)}
             own = {key: value for key, value in entry.items() if key != "name"}
             made.append(build(cls, merged(merged(common, own), given), where))
+    return made
+
+
+def _listed(value: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """(place, section) of every part of a list; a section is a mapping with a name."""
+    if not isinstance(value, list):
+        raise SettingsError([f"{where}: invalid value {value!r}: must be a list of names or mappings"])
+    named = []
+    for place, part in enumerate(value):
+        section = {"name": part} if isinstance(part, str) else _mapping(part, f"{where}.{place}", "a name or ")
+        if not isinstance(section.get("name"), str):
+            raise SettingsError([f"{where}.{place}.name: invalid value {section.get('name')!r}: must be a name"])
+        named.append((f"{where}.{place}", section))
+    return named
+
+
+def _picks(value: Any, where: str, wrong: list[str]) -> list[dict[str, Any]] | None:
+    """Metrics or loggers by name, with settings; who they are is known once plugins have made them for a run."""
+    with _collect(wrong):
+        return None if value is None else [section for _, section in _listed(value, where)]
+    return None
+
+
+def _callbacks(top: Sections, wrong: list[str]) -> list[Callback]:
+    """The callbacks with their settings; early stopping needs evaluations within tasks."""
+    from avcl.training.callbacks import EarlyStopping, find_callback
+
+    made: list[Callback] = []
+    with _collect(wrong):
+        for where, section in _listed(top.callbacks, "callbacks"):
+            with _collect(wrong, where):
+                cls = find_callback(section.pop("name"))
+                made.append(build(cls, section, where))
+    if top.evaluate_every is None and any(isinstance(part, EarlyStopping) for part in made):
+        wrong.append("evaluate_every: required with early-stopping, which watches evaluations within tasks")
     return made
 
 

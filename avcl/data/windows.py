@@ -27,11 +27,6 @@ def middle_start(length: float, window: float) -> float:
     return room(length, window) // 2 * STEP
 
 
-def uniform_starts(length: float, window: float, count: int = 4) -> list[float]:
-    """Test: ``count`` windows from the first to the last (0, 2, 4, 6 s for 4 s of 10 s)."""
-    return [room(length, window) * k // max(count - 1, 1) * STEP for k in range(count)]
-
-
 def frame_times(start: float, window: float, frames: int) -> list[float]:
     """When the frames of a window are taken: evenly, the first at its start (1 s apart for 4 in 4 s)."""
     return [start + window * k / frames for k in range(frames)]

@@ -1,19 +1,26 @@
-"""The default loggers: TensorBoard, and a progress bar on a terminal or plain lines elsewhere."""
+"""Loggers: TensorBoard and a progress bar by default; CSV and Weights & Biases where a run file asks for them."""
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from avcl.compat import BaseLogger, MetricValue, TensorboardLogger
+from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
 from avcl.report.tables import progress_lines
+from avcl.settings import Component
 from avcl.training.learner import Learner
+from avcl.utils import atomic
 
 if TYPE_CHECKING:
     from avcl.experiment.run import Run
@@ -25,6 +32,8 @@ class Bar(BaseLogger):
     After every evaluation a line for each direction of retrieval. ``clips``: how many each task trains on ·
     ``tasks``: their names in order.
     """
+
+    name = "progress"
 
     def __init__(self, clips: Sequence[int], tasks: Sequence[str], console: Console | None = None):
         super().__init__()
@@ -83,19 +92,119 @@ class Bar(BaseLogger):
 class Board(TensorboardLogger):
     """Avalanche's TensorBoard logger; what an earlier run wrote after ``resumed_at`` steps is taken back."""
 
-    writer: SummaryWriter
+    name = "tensorboard"
 
     def __init__(self, folder: str | os.PathLike[str], resumed_at: int = -1):
         BaseLogger.__init__(self)  # Avalanche's own would open a second file, without a step to purge from
-        self.writer = SummaryWriter(folder, purge_step=resumed_at + 1)
+        self.folder, self.resumed_at = folder, resumed_at
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        """Opens its file when it is first written to."""
+        return SummaryWriter(self.folder, purge_step=self.resumed_at + 1)
 
     def close(self) -> None:
         """Write what is left."""
-        self.writer.close()
+        if "writer" in vars(self):
+            self.writer.close()
+
+
+class Numbers(BaseLogger):
+    """Base of loggers for plain numbers; images and text are left out."""
+
+    optional: ClassVar[bool] = True
+    """Whether a run file must name it."""
+
+    def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
+        """Write down one value where it is a number."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+            return
+        self.write(x_plot, name, number)
+
+    def write(self, step: int, tag: str, value: float) -> None:
+        """Write down one number."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True, eq=False)
+class Csv(Component, Numbers):
+    """``metrics.csv`` in the run folder: a row ``step,tag,value`` for every number; step counts batches."""
+
+    name = "csv"
+
+    def open(self, run: Run) -> None:
+        """Keep the rows of an earlier run up to where it is resumed."""
+        path, kept = run.folder / "metrics.csv", []
+        if run.resumed_at >= 0 and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.reader(file) if row[0].isdecimal() and int(row[0]) <= run.resumed_at]
+        self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
+        self._rows = csv.writer(self._file)
+        self._rows.writerows([["step", "tag", "value"], *kept])
+
+    def write(self, step: int, tag: str, value: float) -> None:
+        """One row."""
+        self._rows.writerow([step, tag, value])
+
+    def close(self) -> None:
+        """Write what is left."""
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+@dataclass(kw_only=True, eq=False)
+class WeightsAndBiases(Component, Numbers):
+    """Weights & Biases (the package wandb): every number by its tag, over ``step``, and the run's settings.
+
+    A resumed run goes on in the same one; what it logs again after its checkpoint is there twice.
+
+    Args:
+        project: Project of the run.
+        entity: User or team; null for the default one of the account.
+        mode: Whether to upload (online), or to keep everything in the run folder for `wandb sync` (offline).
+    """
+
+    name = "wandb"
+
+    project: str = "avcl"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+    def open(self, run: Run) -> None:
+        """Begin a run named like the run folder, or go on with the one begun there."""
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("loggers: wandb needs a missing package; run `python -m pip install wandb`") from None
+        note = run.folder / "wandb-id.txt"
+        if not note.exists():
+            atomic.write_text(note, uuid4().hex)
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            name=run.folder.path.name,
+            id=note.read_text(),
+            resume="allow" if self.mode == "online" else None,
+            dir=run.folder.path,
+            config=run.settings,
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, tag: str, value: float) -> None:
+        """One value."""
+        self._run.log({"step": step, tag: value})
+
+    def close(self) -> None:
+        """Upload what is left."""
+        if hasattr(self, "_run"):
+            self._run.finish()
 
 
 @hookimpl
 def loggers(run: Run) -> Iterable[BaseLogger]:
-    """Register TensorBoard and the bar."""
+    """Register all of them."""
     clips = [len(experience.dataset) for experience in run.benchmark.train_stream]
-    return [Board(run.folder, run.resumed_at), Bar(clips, run.parts)]
+    return [Board(run.folder, run.resumed_at), Bar(clips, run.parts), Csv(), WeightsAndBiases()]

@@ -18,6 +18,7 @@ DISTRIBUTIONS = ("avcl", "torch", "torchaudio", "torchvision", "avalanche-lib", 
 
 HARMLESS = {
     "out": "a run folder may be moved",
+    "loggers": "they only write down",
     "learner.workers": "what a clip is depends on seed, epoch and clip alone, whoever reads it",
     "learner.max_bad_share": "it only says when a run ends with an error",
 }

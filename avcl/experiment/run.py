@@ -18,11 +18,13 @@ from avcl.config.build import components_of
 from avcl.errors import StoppedError
 from avcl.experiment import checkpoint
 from avcl.experiment.model_card import model_card
+from avcl.experiment.picking import Picks, close, picked
 from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
 from avcl.registry import blamed, registry
 from avcl.scenario import Scenario
 from avcl.strategy import Strategy
+from avcl.training.callbacks import Callback
 from avcl.training.learner import Learner
 from avcl.utils import atomic, distributed
 
@@ -38,7 +40,9 @@ class Run:
     after every task · ``weights.safetensors`` · ``README.md``.
 
     ``learner``: its settings · ``weights``: what to start from, None for scratch · ``evaluate_every``: steps between
-    evaluations within tasks, None for task ends only · ``settings``: the resolved configuration, for the manifest.
+    evaluations within tasks, None for task ends only · ``metrics``, ``loggers``: those to take by name and with which
+    settings, None for all that are not optional · ``callbacks``: more Avalanche plugins · ``settings``: the resolved
+    configuration, for the manifest.
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class Run:
         seed: int = 0,
         device: str = "cpu",
         evaluate_every: int | None = None,
+        metrics: Picks = None,
+        loggers: Picks = None,
+        callbacks: Sequence[Callback] = (),
         settings: Mapping[str, Any] | None = None,
     ):
         self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
@@ -60,6 +67,7 @@ class Run:
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
         self.evaluate_every, self.resumed_at = evaluate_every, -1
+        self.metrics, self.loggers, self.callbacks = metrics, loggers, list(callbacks)
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Run:
@@ -76,6 +84,13 @@ class Run:
     def joint(self) -> bool:
         """Whether a strategy wants all tasks at once."""
         return any(part.joint for part in self.strategies)
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether a strategy or a callback acts on task boundaries."""
+        return any(part.needs_boundaries for part in self.strategies) or any(
+            callback.needs_boundaries for callback in self.callbacks
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -106,11 +121,13 @@ class Run:
         state = checkpoint.load(self.folder.checkpoint) if resume else None
         if state is not None:
             self.resumed_at = state["clock"]["train_iterations"]
-        self.folder.write("run.json", manifest)  # before all else: it makes the folder the run's own
-        with self._logging() as evaluator, Stopping() as stopping:
-            learner = self.learner(evaluator=evaluator)
+        with self._logging(manifest) as evaluator, Stopping() as stopping:
+            learner = self.learner(evaluator=evaluator, plugins=self.callbacks)
             if state is not None:
                 self._restore(learner, state)
+            for callback in self.callbacks:
+                with blamed(callback, "begin"):
+                    callback.begin(learner, self.steps_of(learner))
             learner.between_batches = self._between_batches(stopping)
             for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
@@ -130,10 +147,13 @@ class Run:
             def after_update(self, strategy: Learner, **kwargs: Any) -> None:
                 strategy.stop_training()
 
-        learner = self.learner(plugins=[OneStep()])
-        clips = [len(experience.dataset) for experience in self.benchmark.train_stream]
+        learner = self.learner(plugins=[OneStep(), *self.callbacks])
+        picked(registry().metrics(self), self.metrics, "metrics")
+        clips, steps = self._clips, self.steps_of(learner)
+        for callback in self.callbacks:
+            with blamed(callback, "begin"):
+                callback.begin(learner, steps)
         learner.train(self.benchmark.train_stream[0])
-        steps = sum(map(learner.batches_of, clips)) * learner.train_epochs // learner.update.accumulate
         own = sum(p.numel() for module in learner.modules() for p in module.parameters())
         weights = sum(p.numel() * p.element_size() for m in (learner.model, *learner.modules()) for p in m.parameters())
         trained = sum(p.numel() * p.element_size() for p in learner.parameters())
@@ -160,17 +180,30 @@ class Run:
             "metrics": {str(metric): metric.results() for metric in _lasting(learner)},
         }
 
+    def steps_of(self, learner: Learner) -> int:
+        """Optimizer steps over the whole stream."""
+        return sum(map(learner.batches_of, self._clips)) * learner.train_epochs // learner.update.accumulate
+
+    @property
+    def _clips(self) -> list[int]:
+        """Clips of each part."""
+        return [len(experience.dataset) for experience in self.benchmark.train_stream]
+
     @contextmanager
-    def _logging(self) -> Any:
-        """An evaluator with every plugin's metrics and loggers; the loggers are closed whatever happens."""
-        loggers = registry().loggers(self) if distributed.rank() == 0 else []
+    def _logging(self, manifest: Mapping[str, Any]) -> Any:
+        """An evaluator with the metrics and loggers that were picked; the loggers are closed whatever happens."""
+        metrics = picked(registry().metrics(self), self.metrics, "metrics")
+        made = registry().loggers(self) if distributed.rank() == 0 else []
+        loggers = picked(made, self.loggers if made else None, "loggers")
+        self.folder.write("run.json", manifest)  # before all else is written: it makes the folder the run's own
         try:
-            yield quiet_evaluator(*registry().metrics(self), loggers=tuple(loggers))
-        finally:
             for logger in loggers:
-                close = getattr(logger, "close", None) or getattr(getattr(logger, "writer", None), "close", None)
-                if close:
-                    close()
+                if hasattr(logger, "open"):
+                    with blamed(logger, "open"):
+                        logger.open(self)
+            yield quiet_evaluator(*metrics, loggers=tuple(loggers))
+        finally:
+            close(loggers)
 
     def _save(self, learner: Learner) -> None:
         state = learner.state_dict() | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
@@ -204,10 +237,10 @@ class Run:
             "seed": self.seed,
             "device": str(torch.device(self.device)),
             "processes": distributed.world_size(),
-            "needs_boundaries": any(part.needs_boundaries for part in self.strategies),
+            "needs_boundaries": self.needs_boundaries,
             "joint": self.joint,
             "parameters": sum(p.numel() for p in self.backbone.parameters()),
-            "clips": [len(experience.dataset) for experience in self.benchmark.train_stream],
+            "clips": self._clips,
             "data": self.scenario.fingerprint,
             "plugins": {plugin.name: str(plugin) for plugin in registry().plugins},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from avcl.compat import MetricValue, PluginMetric
@@ -14,9 +15,12 @@ class LossTerms(PluginMetric[dict[str, float]]):
 
     Tags: ``train/loss/<term>``, ``train/loss/total``, ``train/<strategy>/<name>``. Sums stay on the device
     until they are shown, so that measuring does not wait for it.
+
+    Args:
+        every: Batches over which a mean is taken.
     """
 
-    def __init__(self, every: int = 10):
+    def __init__(self, *, every: PositiveInt = 10):
         super().__init__()
         self.every = every
         self.reset()

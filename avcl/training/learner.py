@@ -21,6 +21,8 @@ from avcl.errors import UserError
 from avcl.registry import blamed
 from avcl.settings import Fraction, Setting, fields, validate
 from avcl.strategy import Strategy
+from avcl.training import verdicts
+from avcl.training.callbacks import Callback
 from avcl.training.loading import BadClips, Loading, check_items
 from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
 from avcl.training.update import Update
@@ -36,9 +38,10 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Learner(BaseSGDTemplate):
     """Trains a backbone on a stream of experiences under one or several strategies.
 
-    Avalanche's streams, evaluation plugin, loggers and plugins work as with any of its templates; the
-    update is ours, because a label-free, task-free stream of dicts is not what its own is made for. The
-    defaults are the paper's (Continual-VS): one Adam over the whole stream, constant learning rate.
+    Avalanche's streams, evaluation plugin and loggers work as with any of its templates; plugins and metrics of its
+    own that need labels are refused (``avcl.training.verdicts``). The update is ours, because a label-free, task-free
+    stream of dicts is not what its own is made for. The defaults are the paper's (Continual-VS): one Adam over the
+    whole stream, constant learning rate.
 
     Strategies see its ``view`` and nothing else; what is in there (``batch``, ``output``, ``losses``, ...) is the
     learner's, too.
@@ -102,6 +105,8 @@ class Learner(BaseSGDTemplate):
         self.seed = validate(type(self), {"seed": seed}, without=OBJECTS[:-1])["seed"]
         self.strategies = [strategy] if isinstance(strategy, Strategy) else list(strategy)
         self.bad = BadClips(mine.max_bad_share)
+        evaluator = evaluator or quiet_evaluator()
+        verdicts.refuse(plugins, evaluator.metrics, evaluator.loggers)
         super().__init__(
             model=backbone,
             optimizer=None,
@@ -111,8 +116,9 @@ class Learner(BaseSGDTemplate):
             eval_mb_size=mine.eval_batch_size,
             device=device,
             plugins=list(plugins),
-            evaluator=evaluator or quiet_evaluator(),
+            evaluator=evaluator,
         )
+        self.plugins.sort(key=lambda plugin: isinstance(plugin, Callback))  # those see this moment's metrics
         self.model.to(self.device)
         self.view = LearnerView(
             backbone,
@@ -384,6 +390,7 @@ class Learner(BaseSGDTemplate):
             "tasks_done": self.tasks_done,
             "batches_done": self.batches_done,
             "bad_clips": dict(self.bad.reasons),
+            "callbacks": [plugin.state_dict() for plugin in self._lasting],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -398,6 +405,13 @@ class Learner(BaseSGDTemplate):
             setattr(self.clock, key, value)
         self.tasks_done, self.batches_done = state["tasks_done"], state["batches_done"]
         self.bad.reasons = dict(state["bad_clips"])
+        for plugin, held in zip(self._lasting, state["callbacks"], strict=True):
+            plugin.load_state_dict(held)
+
+    @property
+    def _lasting(self) -> list[Any]:
+        """The plugins that have state to save."""
+        return [plugin for plugin in self.plugins if hasattr(plugin, "load_state_dict")]
 
     # ---- Avalanche's hooks that a static model does not need --------------------------------------------
 

@@ -44,6 +44,7 @@ save_weights(path, backbone, {"matching": {"a": torch.ones(2, dtype=torch.float1
 """
 
 
+@pytest.mark.process
 def test_equal_weights_give_equal_bytes_in_every_process(tmp_path):
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     imports = (
@@ -87,6 +88,7 @@ def test_a_refused_state_leaves_the_module_alone():
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
+OURS = {"format": "avcl", "name": "x"}
 UNNAMED = "corrupt: no name and settings of a backbone in its metadata; write it again"
 
 
@@ -95,13 +97,9 @@ UNNAMED = "corrupt: no name and settings of a backbone in its metadata; write it
     [
         ("backbone.a", None, "not written by avcl; convert it with `avcl weights import`"),
         ("backbone.a", {"format": "avcl"}, UNNAMED),
-        ("backbone.a", {"format": "avcl", "name": "x", "settings": "{"}, UNNAMED),
-        ("backbone.a", {"format": "avcl", "name": "x", "settings": "5"}, UNNAMED),
-        (
-            "matching.a",
-            {"format": "avcl", "name": "x", "settings": "{}"},
-            "corrupt: no backbone, only matching; write it again",
-        ),
+        ("backbone.a", OURS | {"settings": "{"}, UNNAMED),
+        ("backbone.a", OURS | {"settings": "5"}, UNNAMED),
+        ("matching.a", OURS | {"settings": "{}"}, "corrupt: no backbone, only matching; write it again"),
     ],
 )
 def test_files_that_are_not_ours(tmp_path, tensor, metadata, text):

@@ -65,7 +65,7 @@ class Twin(Strategy):
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     paper = ModuleType("paper", "Replay: of a paper (arXiv 0000.00000).\n\nHow we differ: nothing.")
     vars(paper).update(PositiveInt=PositiveInt, Fraction=Fraction, Literal=Literal, Store=Store)
@@ -80,11 +80,11 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return found
 
 
-def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry, capsys):
     show_all(registry)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     sections = [line for line in lines if line.startswith("section ")]
-    assert [line.split()[1] for line in sections] == ["learner", "memory", "run"]
+    assert [line.split()[1] for line in sections] == ["learner", "memory", "run", "early-stopping", "lr-schedule"]
     assert lines == [
         "kind name what it is plugin distribution",
         "strategy bare Replay: of a paper (arXiv 0000.00000). paper tests 1",
@@ -98,7 +98,7 @@ def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry: Registry, 
     ]
 
 
-def test_the_list_marks_two_of_one_name(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+def test_the_list_marks_two_of_one_name(registry, capsys):
     registry.plugins = [registry.plugins[0], Plugin("c", "twin", "tests 3", offers={"strategies": (Twin,)})]
     show_all(registry)
     assert capsys.readouterr().out.splitlines()[-1].strip() == (
@@ -106,7 +106,7 @@ def test_the_list_marks_two_of_one_name(registry: Registry, capsys: pytest.Captu
     )
 
 
-def test_on_a_terminal_long_cells_are_folded_never_cut(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_long_cells_are_folded_never_cut(registry, monkeypatch):
     narrow = Console(width=80, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False)
     monkeypatch.setattr("avcl.utils.console.Console", lambda **options: narrow)
     with narrow.capture() as captured:
@@ -121,7 +121,7 @@ def test_on_a_terminal_long_cells_are_folded_never_cut(registry: Registry, monke
     assert re.search(r"^dtype +float64 \| +float32 +Precision", captured.get(), re.MULTILINE)
 
 
-def test_show_tells_all_about_a_name(registry: Registry, capsys: pytest.CaptureFixture) -> None:
+def test_show_tells_all_about_a_name(registry, capsys):
     show_one(registry, "replay")
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -145,9 +145,7 @@ def test_show_tells_all_about_a_name(registry: Registry, capsys: pytest.CaptureF
     ]
 
 
-def test_show_needs_neither_settings_nor_a_class_nor_one_kind(
-    registry: Registry, capsys: pytest.CaptureFixture
-) -> None:
+def test_show_needs_neither_settings_nor_a_class_nor_one_kind(registry, capsys):
     registry.plugins.append(Plugin("bare", "paper", "tests 4", hooks=("metrics",)))
     show_one(registry, "bare")
     strategy, _, metrics = capsys.readouterr().out.partition("It has no settings.")
@@ -155,7 +153,7 @@ def test_show_needs_neither_settings_nor_a_class_nor_one_kind(
     assert metrics.strip().startswith("metrics bare: paper, from paper (tests 4)\n\nReplay: of a paper")
 
 
-def test_every_setting_of_whatever_is_installed_has_help() -> None:
+def test_every_setting_of_whatever_is_installed_has_help():
     found = [entry for entry in entries(avcl.registry.registry()) if entry.plugin.distribution.startswith("avcl ")]
     makers = {entry.name: entry.maker for entry in found if entry.maker}
     told = {(name, key): text for name, maker in makers.items() for key, _, _, text in settings_of(maker)}
@@ -168,6 +166,6 @@ def test_every_setting_of_whatever_is_installed_has_help() -> None:
     assert gone == set(), "help for settings that do not exist"
 
 
-def test_show_suggests_and_tells_of_broken_plugins(registry: Registry) -> None:
+def test_show_suggests_and_tells_of_broken_plugins(registry):
     with pytest.raises(UserError, match=r"^unknown name 'replya'; did you mean 'replay'\?; broken plugins: other\.mod"):
         show_one(registry, "replya")

@@ -55,7 +55,7 @@ def test_a_run_starts_from_a_converted_mae(tmp_path, mae):
         ("out.pt", SETS, "--out: invalid value '{out}': must end in .safetensors"),
         ("out.safetensors", ["--kind", "mea"], "--kind: invalid value 'mea': must be mae, cav-mae or stella"),
         (
-            "out.safetensors",
+            "x.safetensors",
             ["--set", "height=32"],
             "{mae}: heads cannot be detected for a width of 48: give --set heads=N",
         ),

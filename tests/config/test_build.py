@@ -97,7 +97,7 @@ class Nothing(Strategy):
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(monkeypatch):
     """Only what this file defines is installed."""
     found = Registry([])
     offers = {"scenarios": (Drawn, Other), "backbones": (Net, Plain), "strategies": (Replay, Nothing)}
@@ -109,13 +109,13 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 RAW: dict[str, Any] = {"scenario": "drawn", "backbone": "net", "strategy": "replay", "device": "cpu"}
 
 
-def mistakes(raw: dict[Any, Any]) -> list[str]:
+def mistakes(raw):
     with pytest.raises(SettingsError) as caught:
         config.components_of(RAW | raw)
     return caught.value.mistakes
 
 
-def test_nothing_given_is_the_default_run() -> None:
+def test_nothing_given_is_the_default_run():
     parts = config.components_of({})
     assert [parts["scenario"].name, parts["backbone"].name] == ["synthetic", "cav-mae"]
     assert [part.name for part in parts["strategies"]] == ["finetune"]
@@ -125,7 +125,7 @@ def test_nothing_given_is_the_default_run() -> None:
     assert config.components_of({"seed": None, "learner": None, "strategy": None})["settings"] == parts["settings"]
 
 
-def test_sections_become_objects() -> None:
+def test_sections_become_objects():
     raw = {
         "scenario": {"name": "drawn", "side": 48},
         "backbone": {"name": "net", "size": "large"},
@@ -140,7 +140,7 @@ def test_sections_become_objects() -> None:
     assert (parts["seed"], parts["device"], parts["folder"]) == (3, "cpu", Path("somewhere"))
 
 
-def test_the_scenario_gives_the_backbone_its_shape() -> None:
+def test_the_scenario_gives_the_backbone_its_shape():
     backbone = config.components_of(RAW | {"scenario": {"name": "drawn", "side": 48, "frames": 3}})["backbone"]
     assert (backbone.frames, backbone.height, backbone.width) == (3, 48, 48)
     same = RAW | {"backbone": {"name": "net", "frames": 2, "height": 32}}
@@ -151,7 +151,7 @@ def test_the_scenario_gives_the_backbone_its_shape() -> None:
     ]
 
 
-def test_the_backbone_is_a_function_of_the_seed_alone() -> None:
+def test_the_backbone_is_a_function_of_the_seed_alone():
     torch.manual_seed(1)
     one = config.components_of(RAW | {"seed": 5})["backbone"].layer.weight
     after = torch.rand(1)
@@ -163,7 +163,7 @@ def test_the_backbone_is_a_function_of_the_seed_alone() -> None:
     assert torch.equal(torch.rand(1), after)
 
 
-def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
+def test_all_mistakes_of_all_sections_are_told_at_once():
     raw = {
         "seed": -1,
         "devise": "cpu",
@@ -206,15 +206,15 @@ def test_all_mistakes_of_all_sections_are_told_at_once() -> None:
         ({"scenario": {"name": "drawn", "root": "videos"}}, "scenario: videos holds no task"),
         ({"weights": "bundled"}, "weights: invalid value 'bundled': scenario 'drawn' brings none; must be null, or a"),
         ({"device": "cuda:99"}, "device: invalid value 'cuda:99': must be auto, cpu or one of "),
-        ({3: 4}, "3: unknown setting; allowed: backbone, device, "),
+        ({3: 4}, "3: unknown setting; allowed: backbone, callbacks, device, "),
     ],
 )
-def test_a_mistake_is_one_line_with_its_full_key(raw: dict[str, Any], line: str) -> None:
+def test_a_mistake_is_one_line_with_its_full_key(raw, line):
     (told,) = mistakes(raw)
     assert told.startswith(line)
 
 
-def test_settings_spell_out_every_default_and_describe_the_same_run(tmp_path: Path) -> None:
+def test_settings_spell_out_every_default_and_describe_the_same_run(tmp_path):
     raw = RAW | {"strategy": ["finetune", {"name": "replay", "alpha": 0.25}], "learner": {"lr": 0.5}, "seed": 4}
     settings = config.components_of(raw)["settings"]
     shape = {"frames": 2, "height": 32, "width": 32}
@@ -229,7 +229,7 @@ def test_settings_spell_out_every_default_and_describe_the_same_run(tmp_path: Pa
     assert torch.equal(again["backbone"].layer.weight, config.components_of(raw)["backbone"].layer.weight)
 
 
-def test_weights_are_a_file_or_lie_beside_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_a_file_or_lie_beside_the_scenario(tmp_path, monkeypatch):
     path = tmp_path / "weights" / "drawn.safetensors"
     path.parent.mkdir()
     backbone = config.components_of(RAW | {"seed": 9})["backbone"]
@@ -240,7 +240,7 @@ def test_weights_are_a_file_or_lie_beside_the_scenario(tmp_path: Path, monkeypat
         assert torch.equal(weights.states["backbone"]["layer.weight"], backbone.layer.weight)
 
 
-def test_plugins_that_cannot_be_looked_for_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_that_cannot_be_looked_for_are_one_line(monkeypatch):
     def nowhere() -> Registry:
         raise PluginError("avcl has no plugins")
 

@@ -10,20 +10,20 @@ from avcl.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_each_says_first_what_it_is_for() -> None:
+def test_each_says_first_what_it_is_for():
     assert {"run", "videos", "continual_vs", "continual_as"} <= set(bundled_files())
     for path in bundled_files().values():
         assert path.read_text().startswith("# ")
         assert read_config(path)["strategy"]
 
 
-def test_a_file_comes_before_what_is_bundled(here: Path) -> None:
+def test_a_file_comes_before_what_is_bundled(here):
     assert find_file("run") == bundled_files()["run"]
     (here / "run").mkdir()
     assert find_file("run") == bundled_files()["run"]
@@ -40,13 +40,13 @@ def test_a_file_comes_before_what_is_bundled(here: Path) -> None:
         ("", ": no such file, nor a bundled run file; allowed: continual_as, continual_as_shuffled, "),
     ],
 )
-def test_an_unknown_name_suggests_the_nearest(name: str, line: str) -> None:
+def test_an_unknown_name_suggests_the_nearest(name, line):
     with pytest.raises(UserError) as caught:
         find_file(name)
     assert str(caught.value).startswith(line)
 
 
-def test_a_copy_is_whole_and_overwrites_nothing(here: Path) -> None:
+def test_a_copy_is_whole_and_overwrites_nothing(here):
     copied = copy_file("stella-plus-plus", Path("mine.yaml"))
     for name, out, line in [
         ("videos", copied, "mine.yaml: exists already; give another file with --out"),

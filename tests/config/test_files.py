@@ -1,8 +1,5 @@
 """YAML and --set become nested settings; a mistake is told with its place."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,13 +9,13 @@ from avcl.config.files import dump_config, read_config
 from avcl.errors import UserError
 
 
-def read(tmp_path: Path, text: str, *sets: str) -> dict[str, Any]:
+def read(tmp_path, text, *sets):
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
     return read_config(path, sets)
 
 
-def mistake(tmp_path: Path, text: str, *sets: str) -> str:
+def mistake(tmp_path, text, *sets):
     with pytest.raises(UserError) as caught:
         read(tmp_path, text, *sets)
     return str(caught.value).replace(f"{tmp_path}/", "")
@@ -34,7 +31,7 @@ def mistake(tmp_path: Path, text: str, *sets: str) -> str:
         *(("true", True), ("False", False), ("'1e-4'", "1e-4"), ("[1, 1e-2, x]", [1, 0.01, "x"]), ("{a: 1}", {"a": 1})),
     ],
 )
-def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
+def test_plain_values_are_those_of_yaml_1_2(tmp_path, text, value):
     for tree in (read(tmp_path, f"key: {text}\n"), read_config(None, [f"key={text}"])):
         assert tree == {"key": value}
         assert type(tree["key"]) is type(value)
@@ -50,7 +47,7 @@ def test_plain_values_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: An
         ),
     ],
 )
-def test_empty_files_and_merge_keys_are_fine(tmp_path: Path, text: str, tree: dict[str, Any]) -> None:
+def test_empty_files_and_merge_keys_are_fine(tmp_path, text, tree):
     assert read(tmp_path, text) == tree
 
 
@@ -77,14 +74,14 @@ def test_empty_files_and_merge_keys_are_fine(tmp_path: Path, text: str, tree: di
         ("--set seed=[1", "--set seed=[1: not valid YAML: while parsing a flow sequence expected ',' or ']', but got"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, line: str) -> None:
+def test_a_mistake_is_told_with_its_place(tmp_path, text, line):
     file, *sets = ("seed: 7\nstrategy: [er, derpp]\n", text[6:]) if text.startswith("--set ") else (text,)
     told = mistake(tmp_path, file, *sets)
     assert told.startswith(line)
     assert "\n" not in told
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"^nowhere\.yaml: no such file$"):
         read_config("nowhere.yaml")
     with pytest.raises(UserError, match=r": cannot be read as a text file: .*Is a directory"):
@@ -109,12 +106,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (["out=a=b"], {"out": "a=b"}),
     ],
 )
-def test_assignments_change_settings(tmp_path: Path, assignments: list[str], expected: dict[str, Any]) -> None:
+def test_assignments_change_settings(tmp_path, assignments, expected):
     text = "scenario: {name: synthetic, tasks: 4}\nbackbone: cav-mae\nstrategy: [{name: er}, derpp]\n"
     assert read(tmp_path, text, *assignments) == read(tmp_path, text) | expected
 
 
-def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+def test_a_file_says_what_differs_from_its_base(tmp_path):
     text = "scenario: {name: folder, root: x}\nbackbone: cav-mae\nstrategy: {name: stella, alpha: 1}\n"
     (tmp_path / "all.yaml").write_text(text + "learner: {lr: 1, epochs: 2}\n")
     text = "scenario: {root: y}\nbackbone: {size: tiny}\nstrategy: {name: er, replay: 3}\n"
@@ -147,7 +144,7 @@ plain_values = st.recursive(
 
 @settings(deadline=None, derandomize=True)
 @given(st.dictionaries(text, plain_values | st.sampled_from(["1e-4", "no", "16:9", "0x1", "<<", "~"]), max_size=4))
-def test_what_is_dumped_loads_as_it_was(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
+def test_what_is_dumped_loads_as_it_was(tmp_path_factory, tree):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump_config(tree), encoding="utf-8", newline="")
     assert read_config(path) == tree

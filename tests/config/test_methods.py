@@ -42,19 +42,11 @@ def test_another_method_takes_over_the_replay_buffer_alone(caplog):
     assert strategy(with_strategy(RAW, "lump"))["replay"] is None
     assert strategy(with_strategy(RAW, "finetune")) == {"name": "finetune"}
     assert strategy(with_strategy(RAW, "stella")) == strategy(RAW)
-
-
-def test_a_method_may_have_a_name_of_its_own():
-    told = strategy(with_strategy(RAW, "blind"))
+    told = strategy(with_strategy(RAW, "blind"))  # a name of its own
     assert (told["name"], told["keep_audio"], told["memory"]["capacity"]) == ("random", 0.75, 7)
-
-
-def test_each_of_a_list_has_its_own():
-    told = strategy({**RAW, "strategy": ["stella", {"name": "cls-er", "memory": {"capacity": 0}}]})
-    assert [(part["name"], part["temperature"], part["memory"]["capacity"]) for part in told] == [
-        ("stella", 0.2, 2000),
-        ("cls-er", 0.05, 0),
-    ]
+    one, other = strategy({**RAW, "strategy": ["stella", {"name": "cls-er", "memory": {"capacity": 0}}]})
+    assert (one["name"], one["temperature"], one["memory"]["capacity"]) == ("stella", 0.2, 2000)
+    assert (other["name"], other["temperature"], other["memory"]["capacity"]) == ("cls-er", 0.05, 0)
     assert strategy(with_strategy({**RAW, "strategy": [{"name": "er", "replay": 9}, "mir"]}, "derpp"))["replay"] == 9
 
 

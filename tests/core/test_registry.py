@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,31 +11,26 @@ from typing import Any
 
 import pytest
 
-import avcl
 from avcl.errors import BadClip, HiddenError, PluginError, StoppedError, UserError
 from avcl.registry import Registry, blamed
 from avcl.strategy import Strategy
 
-HERE = Path(__file__).parents[1]
 HEAD = """
 from dataclasses import dataclass
 from torch import nn
 from avcl import Backbone, Scenario, Strategy, hookimpl
 from pydantic import PositiveInt
 """
-GOOD = (
-    HEAD
-    + """
+GOOD = f"""{HEAD}
 @dataclass(kw_only=True)
 class Good(Strategy):
-    name = "{name}"
+    name = "{{name}}"
     size: PositiveInt = 1
 
 @hookimpl
 def strategies():
     return [Good]
 """
-)
 NOWHERE = "(of no distribution)"
 
 
@@ -71,32 +63,36 @@ def test_a_plugin_is_found_and_says_where_it_is_from(plugins) -> None:
     assert list(registry.offers("scenarios")) == registry.broken == []
 
 
-def test_an_unknown_name_suggests_the_nearest(plugins) -> None:
-    registry = plugins(**{name: GOOD.format(name=name) for name in ("stella", "er", "derpp")})
-    for kind, name, told in (
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
         ("strategies", "stela", "unknown strategy 'stela'; did you mean 'stella'?"),
-        ("strategies", "xyz", "unknown strategy 'xyz'; allowed: derpp, er, stella"),
+        ("strategies", "xyz", "unknown strategy 'xyz'; allowed: er, stella"),
         ("scenarios", "er", "unknown scenario 'er'"),
-    ):
-        with pytest.raises(UserError) as caught:
-            registry.find(kind, name)
-        assert str(caught.value) == told
-
-
-def test_an_unknown_name_tells_of_broken_plugins_in_the_same_line(plugins) -> None:
-    registry = plugins(er=GOOD.format(name="er"), a="import a_library_that_nobody_has\n", b="1 / 0\n")
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest_and_tells_of_broken_plugins(plugins, kind, name, told) -> None:
+    good = {name: GOOD.format(name=name) for name in ("stella", "er")}
     with pytest.raises(UserError) as caught:
-        registry.find("strategies", "err")
+        plugins(**good).find(kind, name)
+    assert str(caught.value) == told
+    with pytest.raises(UserError) as caught:
+        plugins(**good, a="import a_library_that_nobody_has\n", b="1 / 0\n").find(kind, name)
     assert str(caught.value) == (
-        "unknown strategy 'err'; did you mean 'er'?; broken plugins: "
+        f"{told}; broken plugins: "
         f"plugin_a {NOWHERE}: ModuleNotFoundError: No module named 'a_library_that_nobody_has'; "
         f"plugin_b {NOWHERE}: ZeroDivisionError: division by zero"
     )
 
 
-def component(hook: str, cls: str, body: str, decorator: str = "@dataclass(kw_only=True)\n") -> str:
+def offering(body: str, base: str = "Strategy", hook: str = "strategies", decorator: str = "(kw_only=True)") -> str:
     """A plugin that offers one class."""
-    return f"{HEAD}{decorator}class A({cls}):\n {body}\n@hookimpl\ndef {hook}(): return [A]"
+    decorated = decorator and f"@dataclass{decorator}\n"
+    return f"{HEAD}{decorated}class A({base}):\n {body}\n@hookimpl\ndef {hook}(): return [A]"
+
+
+SIZED = "name = 'a'\n size: int = 3"
+HOOK = f"{HEAD}@hookimpl\ndef strategies(): return "
 
 
 @pytest.mark.parametrize(
@@ -107,47 +103,32 @@ def component(hook: str, cls: str, body: str, decorator: str = "@dataclass(kw_on
         ("def strategies(:\n", "SyntaxError: invalid syntax (plugin_bad.py, line 1)"),
         ("import sys; sys.exit('usage: this')", "SystemExit: usage: this"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        (f"{HEAD}@hookimpl\ndef strategys(): return []", "no hook is called 'strategys'; did you mean 'strategies'?"),
         (
-            HEAD + "@hookimpl\ndef strategys(): return []",
-            "no hook is called 'strategys'; did you mean 'strategies'?",
-        ),
-        (
-            HEAD + "@hookimpl\ndef metrics(learner): return []",
+            f"{HEAD}@hookimpl\ndef metrics(learner): return []",
             "PluginValidationError: Plugin 'plugin_bad' for hook 'metrics' hookimpl definition: metrics(learner)",
         ),
         (
-            HEAD + "def strategies(): return []",
+            f"{HEAD}def strategies(): return []",
             "implements no hook; decorate one of backbones, doctor, loggers, metrics, scenarios, strategies "
             "with avcl.hookimpl",
         ),
+        (f"{HOOK}Strategy", "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes"),
+        (f"{HOOK}[3]", "strategies() returned 3, which is not a subclass of"),
+        (f"{HOOK}[1 / 0]", "ZeroDivisionError: division by zero"),
+        (offering("name = 'a'", "Scenario"), "strategies() returned A, which is not a subclass of avcl.Strategy"),
+        (offering("pass"), 'strategies() returned A, which has no name; set name = "..."'),
         (
-            HEAD + "@hookimpl\ndef strategies(): return Strategy",
-            "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes",
-        ),
-        (HEAD + "@hookimpl\ndef strategies(): return [3]", "strategies() returned 3, which is not a subclass of"),
-        (HEAD + "@hookimpl\ndef strategies(): return [1 / 0]", "ZeroDivisionError: division by zero"),
-        (
-            component("strategies", "Scenario", "name = 'a'"),
-            "strategies() returned A, which is not a subclass of avcl.Strategy",
-        ),
-        (component("strategies", "Strategy", "pass"), 'strategies() returned A, which has no name; set name = "..."'),
-        (
-            component("strategies", "Strategy", "name = 'a'\n size: int = 3", decorator=""),
+            offering(SIZED, decorator=""),
             "strategies() returned A, which is not decorated with @dataclass(kw_only=True)",
         ),
+        (offering(SIZED, decorator="()"), "strategies() returned A, which is not decorated with @dataclass(kw_only="),
         (
-            component("strategies", "Strategy", "name = 'a'\n size: int = 3", decorator="@dataclass\n"),
-            "strategies() returned A, which is not decorated with @dataclass(kw_only=True)",
-        ),
-        (
-            component("backbones", "Backbone", "name = 'a'"),
+            offering("name = 'a'", "Backbone", "backbones"),
             "backbones() returned A, a torch module that cannot be hashed; decorate it with "
             "@dataclass(kw_only=True, eq=False)",
         ),
-        (
-            component("strategies", "Strategy", "name = 'a'\n size: 'Cuont' = 3"),
-            "NameError: name 'Cuont' is not defined",
-        ),
+        (offering("name = 'a'\n size: 'Cuont' = 3"), "NameError: name 'Cuont' is not defined"),
     ],
 )
 def test_a_broken_plugin_says_why_and_others_go_on(plugins, source: str, error: str) -> None:
@@ -177,16 +158,11 @@ def test_two_classes_of_one_name_name_both_modules_when_asked_for(plugins) -> No
     assert str(caught.value) == told
 
 
-def test_a_class_that_two_plugins_share_is_no_conflict(plugins) -> None:
+def test_a_class_that_two_plugins_share_is_no_conflict_and_a_module_counts_once(plugins) -> None:
     two = "from avcl import hookimpl\nfrom plugin_one import Good\n@hookimpl\ndef strategies(): return [Good]"
-    registry = plugins(one=GOOD.format(name="same"), two=two)
+    registry = plugins("one", one=GOOD.format(name="same"), two=two)
+    assert [plugin.error for plugin in registry.plugins] == [None, None, "plugin_one is an entry point twice"]
     assert registry.find("strategies", "same") is sys.modules["plugin_one"].Good
-
-
-def test_one_module_counts_once(plugins) -> None:
-    registry = plugins("one", one=GOOD.format(name="one"))
-    assert [plugin.error for plugin in registry.plugins] == [None, "plugin_one is an entry point twice"]
-    assert registry.find("strategies", "one").name == "one"
 
 
 # ---- what fails when it is called -----------------------------------------------------------------------
@@ -197,7 +173,7 @@ from avcl.errors import UserError
 from avcl.compat import BaseLogger
 from avcl.metrics import LossTerms
 @hookimpl
-def metrics(run): return (LossTerms(every) for every in (run.seed, {metric}))
+def metrics(run): return (LossTerms(every=every) for every in (run.seed, {metric}))
 @hookimpl
 def loggers(): return [BaseLogger() for _ in range({logger})]
 @hookimpl
@@ -254,11 +230,9 @@ class Whole(Lasting):
     ],
 )
 def test_a_metric_that_lasts_has_a_state_and_a_name_of_its_own(plugins, made: str, told: str) -> None:
-    registry = plugins(
-        bad=f"{HEAD}from avcl.metrics import LossTerms{LASTING}@hookimpl\ndef metrics(): return [{made}]"
-    )
+    bad = f"{HEAD}from avcl.metrics import LossTerms{LASTING}@hookimpl\ndef metrics(): return [{made}]"
     with pytest.raises(PluginError) as caught:
-        registry.metrics(RUN)
+        plugins(bad=bad).metrics(RUN)
     cls = made.partition("(")[0]
     assert str(caught.value) == f"metric {cls!r} (of no distribution, module plugin_bad) {told}"
 
@@ -306,127 +280,3 @@ def test_nothing_is_looked_up_until_something_fails(monkeypatch: pytest.MonkeyPa
     told = r"^strategy 'Own' \(class Own, module .*\) failed in penalty: KeyError: 1$"
     with pytest.raises(PluginError, match=told), blamed(Own(), "penalty"):
         raise KeyError(1)
-
-
-# ---- packages that are really installed -----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip installed a good third-party package and a broken one."""
-    sources = tmp_path_factory.mktemp("sources")
-    shutil.copytree(HERE / "third_party", sources, dirs_exist_ok=True)
-    (sources / "broken" / "avcl_broken_syntax.py").write_text("def strategies(:\n")
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet", "--no-index"]
-    options = ["--no-deps", "--no-build-isolation", "--no-compile", "--target", str(target)]
-    subprocess.run([*pip, *options, str(sources / "good"), str(sources / "broken")], check=True, timeout=240)
-    return target
-
-
-@pytest.fixture
-def command(installed: Path, tmp_path: Path):
-    """``command(*words)``: Python beside those packages, in an empty folder."""
-
-    def command(*words: str, path: Path | None = installed) -> subprocess.CompletedProcess[str]:
-        unwanted = ("PYTHONPATH", "AVCL_DEBUG", "FORCE_COLOR")
-        environment = {key: value for key, value in os.environ.items() if key not in unwanted}
-        if path is not None:
-            environment["PYTHONPATH"] = str(path)
-        options: Any = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path, "timeout": 240}
-        return subprocess.run([sys.executable, *words], **options)
-
-    return command
-
-
-@pytest.fixture
-def train(command, tmp_path: Path):
-    """``train(strategy, *options)``: one task of a few clips."""
-
-    def train(strategy: str, *options: str, path: Path, before: tuple[str, ...] = ()):
-        (tmp_path / "run.yaml").write_text(
-            "scenario: {name: synthetic, tasks: 1, classes: 2, train_clips: 2, eval_clips: 1}\n"
-            "backbone: {name: cav-mae, size: tiny}\n"
-            f"strategy: {strategy}\n"
-            "learner: {batch_size: 4, epochs: 1}\n"
-        )
-        return command("-m", "avcl", *before, "train", "run.yaml", "--device", "cpu", *options, path=path)
-
-    return train
-
-
-def test_a_third_party_package_is_found_beside_a_broken_one(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(installed)
-    registry = Registry()
-    errors = {plugin.module: plugin.error for plugin in registry.broken if "broken" in plugin.module}
-    assert errors == {
-        "avcl_broken_absent": "ModuleNotFoundError: No module named 'avcl_broken_absent'",
-        "avcl_broken_exit": "SystemExit: usage: avcl_broken_exit FILE",
-        "avcl_broken_missing": "ModuleNotFoundError: No module named 'a_library_that_nobody_has'",
-        "avcl_broken_misspelt": "no hook is called 'strategys'; did you mean 'strategies'?",
-        "avcl_broken_syntax": "SyntaxError: invalid syntax (avcl_broken_syntax.py, line 1)",
-    }
-    plugin, half = next((p, cls) for p, cls in registry.offers("strategies") if p.module == "avcl_half")
-    assert str(plugin) == "avcl_half (avcl-half 2.1)"
-    assert half(share=0.25).settings() == {"share": 0.25}
-    with pytest.raises(PluginError) as caught:
-        registry.find("strategies", "half")
-    assert str(caught.value) == (
-        "strategy 'half' is offered twice: by avcl_half (avcl-half 2.1) and by avcl_twin (avcl-broken 0.3); "
-        "uninstall one"
-    )
-
-
-def test_the_list_shows_what_is_broken_and_ends_well(command) -> None:
-    result = command("-m", "avcl", "list")
-    assert (result.returncode, result.stderr) == (0, "")
-    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "strategy half The first ``share`` of every batch. avcl_half avcl-half 2.1" in lines
-    assert "strategy half The other half. avcl_twin avcl-broken 0.3" in lines
-    told = "strategy 'half' is offered twice: by avcl_half (avcl-half 2.1) and by"
-    assert any(line.startswith(told) for line in lines)
-    missing = "ModuleNotFoundError: No module named 'a_library_that_nobody_has'"
-    assert f"avcl_broken_missing avcl-broken 0.3 {missing}" in lines
-    assert "\x1b" not in result.stdout
-    assert "…" not in result.stdout
-
-
-def test_training_with_a_third_party_strategy_survives_broken_plugins(installed: Path, tmp_path: Path, train) -> None:
-    site = shutil.copytree(installed, tmp_path / "site")
-    (site / "avcl_twin.py").write_text("raise RuntimeError('not even this one')\n")
-    result = train("{name: half, share: 0.5}", "--dry-run", path=site)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "strategy:\n  name: half\n  share: 0.5\n" in result.stdout
-    assert "\n# steps: " in result.stdout
-
-
-def test_a_plugin_that_fails_in_a_run_ends_it_in_one_line(installed: Path, train) -> None:
-    result = train("finetune", "--set", "seed=13", path=installed)
-    assert (result.returncode, result.stdout) == (2, "")
-    told = "plugin avcl_broken_late (avcl-broken 0.3) failed in metrics: ZeroDivisionError: division by zero"
-    assert result.stderr == f"avcl: {told}\n"
-
-
-def test_debug_shows_where_a_plugin_failed(installed: Path, train) -> None:
-    result = train("late", "--dry-run", path=installed, before=("--debug",))
-    assert result.returncode == 1
-    told = "strategy 'late' (avcl-broken 0.3, module avcl_broken_late) failed in penalty: AttributeError: "
-    assert told in result.stderr
-    assert 'in penalty\n    return {"extra": self.never_made}' in result.stderr
-
-
-# ---- the trap: a clone that hides the installed package -------------------------------------------------
-
-
-@pytest.mark.parametrize("editable", [True, False], ids=["editable", "not editable"])
-def test_a_clone_that_hides_the_plugins_says_so_in_one_line(command, tmp_path: Path, editable: bool) -> None:
-    shutil.copytree(Path(avcl.__file__).parent, tmp_path / "avcl", ignore=shutil.ignore_patterns("__pycache__"))
-    # an editable install finds avcl.plugins wherever it was made from; without it there is none beside ./avcl
-    forget = "" if editable else "sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in str(f)]; "
-    start = f"import sys; {forget}sys.argv = ['avcl', 'list']; from avcl.cli.main import main; main()"
-    result = command("-c", start, path=None)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == (
-        f"avcl: avcl in {tmp_path / 'avcl'} has no plugins: started here, this folder hides the installed avcl; "
-        f"run `python -m pip install -e {tmp_path}`, or start from another folder\n"
-    )

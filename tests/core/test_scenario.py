@@ -22,48 +22,47 @@ def test_augmentation_is_a_function_of_seed_epoch_and_clip():
     assert augmentation(3) is None
 
 
+def batches(clips, batch_size, epochs=1, **settings):
+    return Batches(clips=clips, batch_size=batch_size, epochs=epochs, **({"seed": 0, "task": 0} | settings))
+
+
 def test_every_epoch_visits_every_clip_once_in_a_new_order():
-    batches = Batches(clips=10, batch_size=3, epochs=2, seed=0, task=0, drop_last=False)
-    keys = [key for batch in batches for key in batch]
-    orders = [[clip for epoch, clip in keys if epoch == e] for e in (0, 1)]
+    twice = batches(10, 3, epochs=2, drop_last=False)
+    orders = [[clip for batch in twice for epoch, clip in batch if epoch == e] for e in (0, 1)]
     assert [sorted(order) for order in orders] == [list(range(10))] * 2
     assert orders[0] != orders[1]
-    assert len(batches) == 8 == len(list(batches))
+    assert len(twice) == 8 == len(list(twice))
 
 
-def test_drop_last_keeps_every_batch_full():
-    batches = list(Batches(clips=10, batch_size=4, epochs=1, seed=0, task=0))
-    assert [len(batch) for batch in batches] == [4, 4]
+def test_drop_last_keeps_every_batch_full_and_tasks_of_equal_size_are_shuffled_differently():
+    one, two = (list(batches(10, 4, task=task)) for task in (0, 1))
+    assert [len(batch) for batch in one] == [4, 4]
+    assert one != two
 
 
 @pytest.mark.parametrize("start", range(7))
 def test_a_later_start_is_the_same_stream_cut(start):
-    whole = list(Batches(clips=10, batch_size=3, epochs=2, seed=5, task=1))
-    rest = Batches(clips=10, batch_size=3, epochs=2, seed=5, task=1, start=start)
+    whole = list(batches(10, 3, epochs=2, seed=5, task=1))
+    rest = batches(10, 3, epochs=2, seed=5, task=1, start=start)
     assert list(rest) == whole[start:]
     assert len(rest) == len(whole) - start
 
 
 def test_processes_share_an_epoch_without_overlap_and_take_as_many_batches():
-    parts = [list(Batches(clips=11, batch_size=2, epochs=1, seed=0, task=0, rank=r, world=2)) for r in (0, 1)]
+    parts = [list(batches(11, 2, rank=r, world=2)) for r in (0, 1)]
     seen = [{clip for batch in part for _, clip in batch} for part in parts]
     assert not seen[0] & seen[1]
     assert len(parts[0]) == len(parts[1]) == 2
 
 
-def test_tasks_of_equal_size_are_shuffled_differently():
-    one, two = (list(Batches(clips=12, batch_size=4, epochs=1, seed=0, task=task)) for task in (0, 1))
-    assert one != two
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_items_do_not_depend_on_workers(workers):
     data = Noise().clips(0, "train")
-    batches = list(Batches(clips=16, batch_size=4, epochs=2, seed=0, task=0))
+    keys = list(batches(16, 4, epochs=2))
     context = {"multiprocessing_context": multiprocessing.get_context("fork")} if workers else {}
-    loader = DataLoader(Reader(data, 0), batch_sampler=batches, collate_fn=Collate(), num_workers=workers, **context)
+    loader = DataLoader(Reader(data, 0), batch_sampler=keys, collate_fn=Collate(), num_workers=workers, **context)
     sums = torch.stack([items["frames"].double().sum() for items, _ in loader])
-    read = (Collate()([Reader(data, 0)[key] for key in batch])[0] for batch in batches)
+    read = (Collate()([Reader(data, 0)[key] for key in batch])[0] for batch in keys)
     here = torch.stack([items["frames"].double().sum() for items in read])
     assert torch.equal(sums, here)
 

@@ -37,40 +37,26 @@ class Followed(Strategy):
         return torch.stack(self._trail)
 
 
-def follow(steps, **settings):
-    strategy = Followed(**settings)
-    fed(strategy, *(number % 8 for number in range(steps)))
-    return weights(strategy.teacher.backbone), strategy
-
-
 def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_C4_the_plain_mean_of_all_weights_while_it_warms_up():
-    found, strategy = follow(6, decay=0.999)
-    close(found, strategy.trail.mean(0))
-
-
-def test_C5_then_a_mean_that_forgets():
-    """With decay a = 1/2 the warm-up is over at once: a^k w_0 + (1 - a) sum_s a^(k-1-s) w_(s+1)."""
-    found, strategy = follow(5, decay=0.5)
-    factors = torch.tensor([0.5**5, *(0.5 * 0.5 ** (4 - s) for s in range(5))], dtype=torch.float64)
-    close(found, factors @ strategy.trail)
-
-
-def test_both_in_a_row():
-    found, strategy = follow(7, decay=0.75)
-    expected = strategy.trail[:4].mean(0)  # 1 - 1 / (t + 1) reaches 0.75 at t = 3
-    for later in strategy.trail[4:]:
-        expected = 0.75 * expected + 0.25 * later
-    close(found, expected)
-
-
-def test_C3_an_update_probability_of_zero_stays_at_the_start():
-    found, strategy = follow(3, decay=0.9, update_probability=0.0)
-    assert torch.equal(found, strategy.trail[0])
-    assert int(strategy.teacher.count) == 3
+@pytest.mark.parametrize(
+    ("settings", "factors"),
+    [
+        pytest.param({"decay": 0.999}, [1 / 7] * 7, id="C4 the plain mean of all weights while it warms up"),
+        # a^k w_0 + (1 - a) sum_s a^(k-1-s) w_(s+1)
+        pytest.param({"decay": 0.5}, [1 / 32, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2], id="C5 then a mean that forgets"),
+        # 1 - 1 / (t + 1) reaches 0.75 at t = 3
+        pytest.param({"decay": 0.75}, [0.75**3 / 4] * 4 + [0.75**2 / 4, 0.75 / 4, 1 / 4], id="both in a row"),
+        pytest.param({"decay": 0.9, "update_probability": 0.0}, [1, 0, 0, 0], id="C3 it stays at the start"),
+    ],
+)
+def test_it_is_a_mean_of_past_weights(settings, factors):
+    strategy = Followed(**settings)
+    fed(strategy, *(number % 8 for number in range(len(factors) - 1)))
+    close(weights(strategy.teacher.backbone), torch.tensor(factors, dtype=torch.float64) @ strategy.trail)
+    assert int(strategy.teacher.count) == len(factors) - 1
 
 
 def test_its_update_probability():

@@ -232,16 +232,10 @@ def test_a_list_without_a_clip_of_the_tasks_makes_no_store(download, tmp_path):
 def test_clips_that_a_store_was_not_prepared_with_are_asked_for(download, tmp_path):
     file = vs(download, tmp_path / "vs.yaml", train_per_class=1)
     avcl("data", "prepare", file, "--out", tmp_path / "store", "--workers", 1)
-    for setting, told in (
-        ("train_per_class=2", "train_per_class = 1; 2"),
-        ("gallery=all", "gallery = task classes; all"),
-        ("pretraining=unused", "pretraining = null; unused"),
-        ("order=main", "order = [sports]; [music, "),
-    ):
-        sets = ["--set", f"scenario.store={tmp_path / 'store'}", "--set", f"scenario.{setting}"]
-        said = avcl("data", "check", file, *sets, code=2)
-        assert f"scenario.store: was prepared with {told}" in said
-        assert said.count("\n") == 1
+    sets = ["--set", f"scenario.store={tmp_path / 'store'}", "--set", "scenario.train_per_class=2"]
+    said = avcl("data", "check", file, *sets, code=2)  # all that may be wider: store/test_compatible.py
+    assert "scenario.store: was prepared with train_per_class = 1; 2" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

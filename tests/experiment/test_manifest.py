@@ -26,7 +26,7 @@ def settings(**given):
     ],
 )
 def test_what_differs_is_named(then, now, told):
-    with pytest.raises(UserError, match=f"^{re.escape(told)}\n--resume may change out, learner.workers, "):
+    with pytest.raises(UserError, match=f"^{re.escape(told)}\n--resume may change out, loggers, learner.workers, "):
         resumed(then, now, Path("run.json"))
 
 

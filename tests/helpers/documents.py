@@ -17,6 +17,7 @@ from matplotlib import pyplot
 from avcl.cli.plugins import settings_of
 from avcl.config.bundled import bundled_files
 from avcl.registry import registry
+from avcl.training.verdicts import VERDICTS
 from avcl.utils.atomic import write_text
 
 HOME = Path(__file__).parents[2]
@@ -117,10 +118,23 @@ def files() -> str:
     return "\n".join(rows)
 
 
+def avalanche() -> str:
+    """Avalanche's plugins, metrics and loggers: which work, and what to use for the others."""
+    rows = ["| Avalanche's | works | why not | use |", "| --- | --- | --- | --- |"]
+    for package, verdicts in VERDICTS.items():
+        rows.append(f"| **{package}** | | | |")
+        for verdict in sorted(verdicts.values(), key=lambda verdict: (bool(verdict.reason), verdict.names.lower())):
+            names = ", ".join(f"`{name}`" for name in verdict.names.split(", "))
+            told = "no" if verdict.reason else "yes"
+            rows.append(f"| {names} | {told} | {verdict.reason or '-'} | {verdict.instead or '-'} |")
+    return "\n".join(rows)
+
+
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("plugins/README.md", methods),
     "results": ("examples/README.md", results),
     "run files": ("examples/README.md", files),
+    "avalanche": ("examples/README.md", avalanche),
 }
 PICTURE = "examples/results/forgetting.svg"
 

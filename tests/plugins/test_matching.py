@@ -1,4 +1,4 @@
-"""The matching module against the authors' numbers, its definition, and what it is for."""
+"""The matching module against the authors' numbers and its definition."""
 
 import pytest
 import torch
@@ -67,25 +67,6 @@ def test_it_has_the_published_size_and_initialisation():
     assert matching.to_v_q.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert matching.pooler.bias.abs().max() == 0
     assert matching.norm_a.eps == 1e-5
-
-
-def test_it_learns_to_tell_pairs():
-    """Tokens of one clip share a sign pattern; the rest is noise."""
-    torch.manual_seed(0)
-    generator, pattern = torch.Generator().manual_seed(0), torch.linspace(-1, 1, 32)
-    matching = Matching(dim=32, heads=4)
-    adam = torch.optim.Adam(matching.parameters(), 1e-2)
-    for _ in range(100):
-        sign = torch.randn(64, 1, 1).sign()
-        audio, video = (sign * pattern + 0.3 * torch.randn(64, n, 32) for n in (6, 9))
-        partner = torch.where(torch.rand(64) < 0.5, torch.arange(64), torch.randperm(64, generator=generator))
-        same_sign = (sign == sign[partner]).flatten()
-        logits = matching(audio, video[partner])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, same_sign.float())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    assert ((logits > 0) == same_sign).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("clips", [1, 2, 3, 4, 5, 12])

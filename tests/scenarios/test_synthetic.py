@@ -188,10 +188,10 @@ def test_overwriting_gives_each_task_its_own_law():
 
 
 def test_tasks_share_carriers_and_differ_in_tone(stream):
-    angles = [{kind.angle for kind in stream.kinds[4 * task : 4 * task + 4]} for task in range(4)]
-    tones = [{kind.tone for kind in stream.kinds[4 * task : 4 * task + 4]} for task in range(4)]
-    assert angles[0] == angles[1] == angles[2] == angles[3] and len(angles[0]) == 4
-    assert all(len(tone) == 1 for tone in tones) and len(set.union(*tones)) == 4
+    tasks = [stream.kinds[at : at + 4] for at in (0, 4, 8, 12)]
+    assert len({frozenset(kind.angle for kind in kinds) for kinds in tasks}) == 1
+    assert len({kind.angle for kind in tasks[0]}) == 4
+    assert [len({kind.tone for kind in kinds}) for kinds in (*tasks, sum(tasks, ()))] == [1, 1, 1, 1, 4]
 
 
 def test_an_untrained_backbone_is_at_chance(stream, gallery):

@@ -1,4 +1,4 @@
-"""Avalanche's own parts on our learner: its evaluation plugin, loggers, metrics and third-party plugins."""
+"""Avalanche's own parts on our learner: its evaluation plugin, loggers, metrics."""
 
 import io
 import subprocess
@@ -8,7 +8,8 @@ import pytest
 import torch
 from avalanche.evaluation.metrics import timing_metrics
 from avalanche.logging import InteractiveLogger, TensorboardLogger, TextLogger
-from avalanche.training.plugins import EvaluationPlugin, SynapticIntelligencePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from helpers.toys import first_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from avcl.compat import AvalancheDataset, benchmark_from_datasets
@@ -20,14 +21,9 @@ from avcl.testing.toys import Noise
 def test_stock_evaluation_plugin_metrics_and_loggers(make_learner, tmp_path, capsys):
     text = io.StringIO()
     board = TensorboardLogger(tmp_path)
-    evaluator = EvaluationPlugin(
-        LossTerms(),
-        Retrieval(),
-        timing_metrics(epoch=True),
-        loggers=[board, TextLogger(text), InteractiveLogger()],
-        collect_all=False,
-    )
-    learner = make_learner(Finetune(), evaluator=evaluator)
+    loggers, timing = [board, TextLogger(text), InteractiveLogger()], timing_metrics(epoch=True)
+    evaluator = EvaluationPlugin(LossTerms(), Retrieval(), timing, loggers=loggers, collect_all=False)
+    learner = make_learner(Finetune(), evaluator=evaluator, epochs=1)
     benchmark = Noise().benchmark()
     for experience in benchmark.train_stream:
         learner.train(experience)
@@ -44,17 +40,10 @@ def test_stock_evaluation_plugin_metrics_and_loggers(make_learner, tmp_path, cap
     assert "train/loss/contrastive" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-def test_a_plugin_that_knows_only_avalanche(make_learner):
-    """Synaptic intelligence reads losses, gradients and parameters through the template's protocol."""
-    learner = make_learner(Finetune(), plugins=[SynapticIntelligencePlugin(si_lambda=0.1)])
-    learner.train(Noise().benchmark().train_stream)
-    assert learner.steps == 16
-
-
 def test_streams_of_anyones_datasets(make_learner):
     """Dict samples, several datasets joined, names of streams of one's own; no label, no task, no index."""
-    bare = [[_bare(Noise().clips(task, "train")[i]) for i in range(8)] for task in (0, 1)]
+    data = [Noise().clips(task, "train") for task in (0, 1)]
+    bare = [[{key: part[i][key] for key in ("frames", "mel")} for i in range(8)] for part in data]
     joined = AvalancheDataset([bare[0], bare[1]])
     benchmark = benchmark_from_datasets(train=[joined], probe=[AvalancheDataset([bare[1]])])
     retrieval = Retrieval()
@@ -65,18 +54,14 @@ def test_streams_of_anyones_datasets(make_learner):
     assert retrieval.gallery == 8
 
 
-def _bare(item):
-    return {key: item[key] for key in ("frames", "mel")}
-
-
-def test_evaluating_every_epoch_within_training(make_learner):
+def test_evaluating_every_epoch_within_training():
     """Avalanche's eval_streams of train() are for its periodic evaluation; ours is off unless asked for."""
     retrieval = Retrieval()
-    learner = make_learner(Finetune(), evaluator=EvaluationPlugin(retrieval, loggers=[TextLogger(io.StringIO())]))
-    learner.train(Noise().benchmark().train_stream[0])
+    first_task(Finetune(), evaluator=EvaluationPlugin(retrieval, loggers=[TextLogger(io.StringIO())]))
     assert retrieval.history == {}
 
 
+@pytest.mark.process
 def test_importing_warns_of_nothing():
     """Under -W error Avalanche alone cannot be imported: it looks for a QP solver."""
     ask = [sys.executable, "-W", "error", "-c", "import avcl.experiment.run"]
@@ -84,9 +69,8 @@ def test_importing_warns_of_nothing():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_torchs_generator_is_left_alone(make_learner):
+def test_torchs_generator_is_left_alone():
     """Training draws from named generators only, so that nothing a user does between steps changes a run."""
-    learner = make_learner(Finetune())
     before = torch.get_rng_state()
-    learner.train(Noise().benchmark().train_stream[0])
+    first_task(Finetune())
     assert torch.equal(torch.get_rng_state(), before)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers.toys import small_learner, train
 from torch.utils.data import DataLoader, Dataset
 
 from avcl.compat import DatasetExperience
 from avcl.strategy import Strategy
-from avcl.testing import Noise
 from avcl.training.learner import Learner
 from avcl.training.loading import Loading
 
@@ -67,12 +67,8 @@ class Probe(Strategy):
 @pytest.fixture(scope="module")
 def probe():
     """A probe that saw two tasks, twice each."""
-    from avcl.testing import small_backbone
-
     strategy = Probe()
-    Learner(backbone=small_backbone(), strategy=strategy, epochs=2, batch_size=4).train(
-        Noise().benchmark().train_stream
-    )
+    train(small_learner(strategy))
     return strategy
 
 
@@ -114,13 +110,17 @@ def test_a_clip_keeps_an_identity_that_says_nothing_of_its_place(probe):
     assert ((mixed & 1).double().mean() - 0.5).abs() < 0.04
 
 
-def test_who_declares_boundaries_sees_labels_and_tasks(make_learner, noise):
+def test_who_declares_boundaries_sees_labels_and_tasks():
     @dataclass(kw_only=True)
     class Sees(Probe):
         name = "sees"
-        needs_boundaries = True
+        needs_boundaries, ends = True, 0
+
+        def end_task(self, learner):
+            self.ends += 1
 
     strategy = Sees()
-    make_learner(strategy).train(noise.benchmark().train_stream)
+    train(small_learner(strategy, epochs=1))
     assert strategy._told["the clip's task"].unique().tolist() == [1]
+    assert strategy.ends == 2
     assert strategy._told["tasks so far"] is None

@@ -2,6 +2,7 @@
 
 import socket
 
+import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from helpers.two_processes import clips, flat, gradient, process
@@ -10,6 +11,7 @@ from avcl.testing.toys import small_backbone
 from avcl.utils import distributed
 
 
+@pytest.mark.process
 def test_two_processes_make_the_gradient_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -13,11 +13,7 @@ from avcl.errors import UserError
 Kind = Literal["mae", "cav-mae", "stella"]
 
 EMBED_VIDEO = "patch_embed_v.proj.weight"
-MARKS: dict[Kind, str] = {
-    "stella": "inter_pos_embed_a",
-    "cav-mae": EMBED_VIDEO,
-    "mae": "patch_embed.proj.weight",
-}
+MARKS: dict[Kind, str] = {"stella": "inter_pos_embed_a", "cav-mae": EMBED_VIDEO, "mae": "patch_embed.proj.weight"}
 """What is in every checkpoint of a type, and in none of the types after it."""
 
 

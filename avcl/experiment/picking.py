@@ -1,0 +1,59 @@
+"""Picks metrics and loggers by name among what plugins made for a run, and gives them their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from avcl.errors import SettingsError, nearest
+from avcl.settings import Component, validate
+
+Picks = Sequence[Mapping[str, Any]] | None
+"""Mappings with a ``name``, and settings beside it; None for all that are not ``optional``."""
+
+
+def picked(made: Sequence[Any], picks: Picks, where: str) -> list[Any]:
+    """Those of ``made`` that ``picks`` name, with the settings that it gives; the others are closed.
+
+    A metric is called what its ``str()`` says, a logger by its ``name``, else by its class. Its settings are those
+    of a component, or the keyword-only parameters of its class: attributes of the same names.
+    """
+    if picks is None:
+        return [part for part in made if not getattr(part, "optional", False)]
+    known = {called(part): part for part in made}
+    chosen: list[Any] = []
+    wrong: list[str] = []
+    for place, section in enumerate(picks):
+        name, key = section["name"], f"{where}.{place}"
+        part = known.pop(name, None)
+        if part is None:
+            wrong.append(f"{key}.name: unknown {where.removesuffix('s')} {name!r}{nearest(name, known)}")
+            continue
+        chosen.append(part)
+        try:
+            values = {setting: value for setting, value in section.items() if setting != "name"}
+            for setting, value in validate(type(part), values, key).items():
+                setattr(part, setting, value)
+            wrong += [f"{key}.{line}" for line in (part.mistakes() if isinstance(part, Component) else ())]
+        except SettingsError as error:
+            wrong += error.mistakes
+    close(part for part in made if wrong or not any(part is one for one in chosen))
+    if wrong:
+        raise SettingsError(wrong)
+    return chosen
+
+
+def called(part: Any) -> str:
+    """The name by which a metric or a logger is picked."""
+    name = getattr(part, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    return type(part).__name__ if type(part).__str__ is object.__str__ else str(part)
+
+
+def close(parts: Any) -> None:
+    """Close loggers, or the writers that they have."""
+    for part in parts:
+        found = getattr(part, "close", None) or getattr(getattr(part, "writer", None), "close", None)
+        if found:
+            found()
