@@ -105,11 +105,13 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         for key, row in values.items():
             self.anytime.setdefault(key, []).append(row)
             shown |= {f"{self.tag}/{key}/{self._name(i)}": x for i, x in enumerate(row)}
-            last: dict[str, float | None] = {"anytime": anytime(self.anytime[key], self._seen)[-1]}
+            last: dict[str, float | None] = {}
             if not within:
                 rows = self.history.setdefault(key, [])
                 rows.append(row)
                 last |= {**self._summaries(key, rows), "chance": self._chance(key)["chance"]}
+            if len(self.moments) > len(self.history.get(key, ())):  # not task ends alone
+                last["anytime"] = anytime(self.anytime[key], self._seen)[-1]
             shown |= {f"{self.tag}/{key}/{name}": value for name, value in last.items() if value is not None}
         return [MetricValue(self, name, value, strategy.clock.train_iterations) for name, value in shown.items()]
 

@@ -208,3 +208,10 @@ def test_loss_terms_are_what_was_differentiated():
     shown = learner.evaluator.get_last_metrics()
     assert shown["train/loss/total"] == pytest.approx(sum(float(x) for x in learner.losses.values()))
     assert shown["train/loss/contrastive"] == pytest.approx(float(learner.losses["contrastive"]))
+
+
+def test_settings_are_used_as_they_were_validated():
+    """Text that says a number is one: from a YAML file, say."""
+    learner = first_task(Finetune(), lr="1e-3", batch_size="4", epochs="1", clip_norm="0.5")
+    assert learner.optimizer.param_groups[0]["lr"] == 1e-3
+    assert (learner.update.clip_norm, learner.steps) == (0.5, 4)
