@@ -13,7 +13,10 @@ torch.set_num_threads(1)
 TESTS = Path(__file__).parent
 MARKED = {
     "media": ("data", "bench", "scenarios/test_folder.py", "scenarios/test_continual.py"),
-    "process": ("cli", "experiment", "integration", "testing", "plugins/test_identities.py", "plugins/test_pairs.py"),
+    "process": (
+        *("cli", "experiment", "integration", "testing", "plugins/test_identities.py", "plugins/test_pairs.py"),
+        *("training/test_verdicts.py", "training/test_callbacks.py"),
+    ),
     "native": ("native",),
 }
 """The marker of each folder or file; what is left is the fast core."""
