@@ -75,10 +75,10 @@ class Registry:
             raise PluginError(conflict)
         return found[0][1]
 
-    def unknown(self, name: str, *kinds: str) -> UserError:
+    def unknown(self, name: str, *kinds: str, also: Iterable[str] = ()) -> UserError:
         """The error for a name that no plugin offers: what is nearest, and what may have failed to offer it."""
         what = KINDS[kinds[0]].lower() if len(kinds) == 1 else "name"
-        known = nearest(name, {cls.name for kind in kinds for _, cls in self.offers(kind)})
+        known = nearest(name, {*also, *(cls.name for kind in kinds for _, cls in self.offers(kind))})
         broken = "; ".join(f"{plugin}: {plugin.error}" for plugin in self.broken)
         return UserError(f"unknown {what} {name!r}{known}" + (f"; broken plugins: {broken}" if broken else ""))
 

@@ -74,7 +74,7 @@ def show_one(registry: Registry, name: str) -> None:
     """Print all that is known about a name, in whatever kinds it occurs; UserError when it is in none."""
     found = [entry for entry in entries(registry) if entry.name == name]
     if not found:
-        raise registry.unknown(name, *KINDS)
+        raise registry.unknown(name, *KINDS, also=SECTIONS)
     for entry in found:
         where = f"{entry.home}.{entry.maker.__qualname__}" if entry.maker else entry.home
         write(f"{entry.kind} {entry.name}: {where}, from {entry.plugin}", *_documents(entry), "")
