@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from avcl.strategy import Rehearsal as Rehearsal
     from avcl.strategy import Strategy as Strategy
     from avcl.training.learner import Learner as Learner
+    from avcl.training.view import LearnerView as LearnerView
 
     __version__: str
 
@@ -41,6 +42,7 @@ _HOMES = {
     "avcl.settings": "Component",
     "avcl.strategy": "Rehearsal Strategy",
     "avcl.training.learner": "Learner",
+    "avcl.training.view": "LearnerView",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

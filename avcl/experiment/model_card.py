@@ -26,7 +26,7 @@ two standard errors.
 """
 
 
-def model_card(settings: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def markdown_card(settings: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """Markdown of a run's results, with gallery and chance, and settings."""
     about = {**results, "strategy": " + ".join(results["strategy"])}
     return CARD.format(**about, tables=run_markdown(results), settings=dump_config(settings))

@@ -17,7 +17,7 @@ from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
 from avcl.config.build import components_of
 from avcl.errors import StoppedError
 from avcl.experiment import checkpoint
-from avcl.experiment.model_card import model_card
+from avcl.experiment.model_card import markdown_card
 from avcl.experiment.picking import Picks, close, picked
 from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
@@ -137,7 +137,7 @@ class Run:
         results = self.results(learner)
         if distributed.rank() == 0:
             save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
-            atomic.write_text(self.folder / "README.md", model_card(self.settings, results))
+            atomic.write_text(self.folder / "README.md", markdown_card(self.settings, results))
         return results
 
     def dry_run(self) -> dict[str, str]:

@@ -277,11 +277,11 @@ def test_the_kernels_are_the_best_that_this_processor_has():
 def test_libraries_that_cannot_be_used_say_why(tmp_path):
     assert native.obstacle("CPU", "reference") == "AVCL_OPS=reference"
     assert native.obstacle("CPU", "auto", tmp_path) == "_C was not built; to see why: AVCL_BUILD_EXT=1 pip install -v"
-    assert native.load("auto", tmp_path)["CPU"].startswith("_C was not built")
+    assert native.load_libraries("auto", tmp_path)["CPU"].startswith("_C was not built")
     with pytest.raises(ImportError, match="AVCL_OPS=native, but _C was not built"):
-        native.load("native", tmp_path)
+        native.load_libraries("native", tmp_path)
     with pytest.raises(ValueError, match="AVCL_OPS: invalid value 'fast': must be one of auto, native, reference"):
-        native.load("fast")
+        native.load_libraries("fast")
     another = "_C.abi3.so is of another version of avcl; reinstall avcl"
     for content, said in [
         (native.STATEMENT.replace("SymInt keep", "int keep"), another),
@@ -290,7 +290,7 @@ def test_libraries_that_cannot_be_used_say_why(tmp_path):
     ]:
         (tmp_path / "_C.abi3.so").write_bytes(b"\0" + content.encode() + b"\0")
         assert native.obstacle("CPU", "auto", tmp_path) == said
-    assert native.load("auto", tmp_path)["CPU"].startswith("_C cannot be loaded: ")
+    assert native.load_libraries("auto", tmp_path)["CPU"].startswith("_C cannot be loaded: ")
 
 
 def test_the_reference_runs_under_the_same_names():

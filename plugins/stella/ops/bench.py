@@ -60,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     for dtype in ("float32", "bfloat16"):
         forms = importance_forms(dtype, device)
-        compare(
+        time_forms(
             f"importance {dtype}, B=8 H={HEADS} M={AUDIO} N={VIDEO} d={WIDTH}", forms, device, clock, options.rounds
         )
         for form in forms if device.type == "cpu" else ():
@@ -68,9 +68,9 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             say(f"    {form:24} {done.stdout.strip():>9} MB more at its peak")
     for title, forms in draw_forms(device).items():
-        compare(title, forms, device, clock, options.rounds)
+        time_forms(title, forms, device, clock, options.rounds)
     title = f"whole selection of a step, {options.clips} clips and as many past ones"
-    compare(title, step_forms(options.clips, device), device, clock, max(3, options.rounds // 2))
+    time_forms(title, step_forms(options.clips, device), device, clock, max(3, options.rounds // 2))
 
 
 def processor() -> str:
@@ -83,7 +83,7 @@ def processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def compare(title: str, forms: dict[str, Form], device: torch.device, clock: Clock, rounds: int) -> None:
+def time_forms(title: str, forms: dict[str, Form], device: torch.device, clock: Clock, rounds: int) -> None:
     """Write the median time of each form, and how many times faster than the first it is."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None

@@ -83,7 +83,7 @@ def obstacle(device: str, mode: str, folder: Path = FOLDER) -> str:
     return ""
 
 
-def load(mode: str, folder: Path = FOLDER) -> dict[str, str]:
+def load_libraries(mode: str, folder: Path = FOLDER) -> dict[str, str]:
     """Load what can be loaded; for each device why not, or nothing.
 
     Raises:
@@ -114,4 +114,4 @@ for _name, _op in OPS.items():
     # scores carry no gradient, and indices have none
     _LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"avcl::{_name}", _op.fake, lib=_LIBRARY)
-_REASONS = load(os.environ.get("AVCL_OPS") or "auto")
+_REASONS = load_libraries(os.environ.get("AVCL_OPS") or "auto")
