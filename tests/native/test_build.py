@@ -220,7 +220,8 @@ class TestCompiling:
         (wheel,) = tmp_path.glob("avcl-*.whl")
         assert "-cp311-abi3-" in wheel.name
         held = zipfile.ZipFile(wheel).namelist()
-        assert "avcl/plugins/stella/ops/_C.abi3.so" in held and "avcl/py.typed" in held
+        assert {"avcl/plugins/stella/ops/_C.abi3.so", "avcl/py.typed", "avcl/examples/run.yaml"} <= {*held}
+        assert (unpacked / "LICENSE").exists() and any(name.endswith("licenses/LICENSE") for name in held)
         assert not [name for name in held if name.endswith((".cpp", ".cuh"))]
 
     def test_a_wheel_without_native_ops_is_for_every_machine(self, clone, tmp_path):
