@@ -26,6 +26,11 @@ class Shape(NamedTuple):
         """The grid of patches of ``patch`` x ``patch``."""
         return Grid(self.frames, *(n // patch for n in self[1:]))
 
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The size of one clip's ``frames`` (T, 3, H, W) and of its ``mel`` (1, times, mels)."""
+        return {"frames": (self.frames, 3, self.height, self.width), "mel": (1, self.times, self.mels)}
+
 
 class Grid(NamedTuple):
     """The full grid of patches. Video index = (t * rows + row) * cols + col; audio index = t * freqs + f."""

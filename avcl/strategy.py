@@ -143,8 +143,12 @@ class Rehearsal(Strategy):
             if shape != (past.video.shape[1], past.audio.shape[1]):
                 past = past.sample(*shape, learner.generators["auxiliary"])
             learner.batch = learner.batch + past
+        self._claim(learner, start)
+
+    def _claim(self, learner: LearnerView, start: int) -> None:
+        """The batch's rows from ``start`` on are what this strategy replays, which ``split`` contrasts on its own."""
         self._rows = slice(start, len(learner.batch))
-        if past is not None and self.contrastive_scope == "split":
+        if start < len(learner.batch) and self.contrastive_scope == "split":
             learner.apart.append(self._rows)
 
     def penalty(self, learner: LearnerView) -> dict[str, Tensor]:

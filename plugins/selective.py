@@ -42,11 +42,8 @@ class Selective(DERpp):
         """Settings that do not fit the backbone, one line ``"key: what is wrong"`` each."""
         backbone = learner.backbone
         grid, patch = backbone.grid, backbone.patch
-        clip = Clip.cut(
-            torch.zeros(1, grid.frames, 3, grid.rows * patch, grid.cols * patch),
-            torch.zeros(1, 1, grid.times * patch, grid.freqs * patch),
-            patch,
-        )
+        empty = {key: torch.zeros(1, *size) for key, size in grid.shape(patch).tensors.items()}
+        clip = Clip.cut(**empty, patch=patch)
         everything = {"video": grid.video, "audio": grid.audio}
         for side, kept in (("video", self.video_kept), ("audio", self.audio_kept)):
             left = {key: torch.arange(count)[None] for key, count in {**everything, side: kept}.items()}
@@ -75,6 +72,5 @@ class Selective(DERpp):
             kept = chosen.video.shape[1], chosen.audio.shape[1]
             others = others.sample(*kept, learner.generators["auxiliary"])
             chosen = chosen[:current] + others + chosen[current:]
-        learner.batch, self._rows = chosen, slice(current + len(others), len(chosen))
-        if self.contrastive_scope == "split" and self._past is not None:
-            learner.apart.append(self._rows)
+        learner.batch = chosen
+        self._claim(learner, current + len(others))

@@ -118,7 +118,7 @@ def background(generator: Generator, shape: Shape) -> Array:
     """Two coloured waves that drift from frame to frame, (T, 3, H, W)."""
     y, x = np.ogrid[0 : shape.height, 0 : shape.width]
     time = np.linspace(0.0, 1.0, shape.frames)[:, None, None, None]
-    frames = np.full((shape.frames, 3, shape.height, shape.width), 0.45, np.float32)
+    frames = np.full(shape.tensors["frames"], 0.45, np.float32)
     for _ in range(2):
         across, down, drift = generator.uniform(-1.5, 1.5, size=3)
         phase = generator.uniform(size=(3, 1, 1)) * 0.3 + generator.uniform()

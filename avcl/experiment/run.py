@@ -125,9 +125,7 @@ class Run:
             learner = self.learner(evaluator=evaluator, plugins=self.callbacks)
             if state is not None:
                 self._restore(learner, state)
-            for callback in self.callbacks:
-                with blamed(callback, "begin"):
-                    callback.begin(learner, self.steps_of(learner))
+            self._begin(learner, self.steps_of(learner))
             learner.between_batches = self._between_batches(stopping)
             for task in range(learner.tasks_done, len(self.parts)):
                 learner.train(self.benchmark.train_stream[task])
@@ -150,9 +148,7 @@ class Run:
         learner = self.learner(plugins=[OneStep(), *self.callbacks])
         picked(registry().metrics(self), self.metrics, "metrics")
         clips, steps = self._clips, self.steps_of(learner)
-        for callback in self.callbacks:
-            with blamed(callback, "begin"):
-                callback.begin(learner, steps)
+        self._begin(learner, steps)
         learner.train(self.benchmark.train_stream[0])
         own = sum(p.numel() for module in learner.modules() for p in module.parameters())
         weights = sum(p.numel() * p.element_size() for m in (learner.model, *learner.modules()) for p in m.parameters())
@@ -183,6 +179,11 @@ class Run:
     def steps_of(self, learner: Learner) -> int:
         """Optimizer steps over the whole stream."""
         return sum(map(learner.batches_of, self._clips)) * learner.train_epochs // learner.update.accumulate
+
+    def _begin(self, learner: Learner, steps: int) -> None:
+        for callback in self.callbacks:
+            with blamed(callback, "begin"):
+                callback.begin(learner, steps)
 
     @property
     def _clips(self) -> list[int]:

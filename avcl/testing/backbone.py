@@ -199,10 +199,9 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 def _clips(part: Backbone, count: int = 4) -> Clip:
     """Random clips of the backbone's grid, in its precision."""
-    grid, patch, draw = part.grid, part.patch, _generator()
-    frames = torch.randn(count, grid.frames, 3, grid.rows * patch, grid.cols * patch, generator=draw)
-    mel = torch.randn(count, 1, grid.times * patch, grid.freqs * patch, generator=draw)
-    return Clip.cut(frames, mel, patch).to(next(part.parameters()).dtype)
+    draw, sizes = _generator(), part.grid.shape(part.patch).tensors
+    drawn = {key: torch.randn(count, *size, generator=draw) for key, size in sizes.items()}
+    return Clip.cut(**drawn, patch=part.patch).to(next(part.parameters()).dtype)
 
 
 def _batches(part: Backbone) -> list[Clip]:

@@ -132,8 +132,7 @@ def misfits(item: Any, shape: Shape) -> Iterator[str]:
     if missing:
         yield f"a clip has no {', '.join(missing)}; must have {', '.join(KEYS)}"
         return
-    sizes = {"frames": (shape.frames, 3, shape.height, shape.width), "mel": (1, shape.times, shape.mels)}
-    for key, size in sizes.items():
+    for key, size in shape.tensors.items():
         value = item[key]
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             found = value.dtype if isinstance(value, Tensor) else f"of the type {type(value).__name__}"

@@ -63,10 +63,10 @@ class NoiseClips(Dataset):
         if i in self.bad:
             raise BadClip(f"{self.split}-{self.task}-{i}", "made bad by the test")
         index = (self.task * 2 + (self.split == "eval")) * len(self) + i
-        draw, shape = np.random.default_rng(index), self.scenario.shape
-        frames = draw.standard_normal((shape.frames, 3, shape.height, shape.width), dtype=np.float32)
+        draw, size = np.random.default_rng(index), self.scenario.shape.tensors
+        frames = draw.standard_normal(size["frames"], dtype=np.float32)
         level = draw.standard_normal()
-        mel = 0.1 * draw.standard_normal((1, shape.times, shape.mels), dtype=np.float32) + level
+        mel = 0.1 * draw.standard_normal(size["mel"], dtype=np.float32) + level
         frames += level
         shift = augmentation(index)
         if shift is not None:

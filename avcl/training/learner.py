@@ -367,7 +367,7 @@ class Learner(BaseSGDTemplate):
         if self.is_training and "index" in items:
             items["index"] = self.loading.identity(items["index"])
         items = {key: value.to(self.device, non_blocking=True) for key, value in items.items()}
-        whole = Clip.cut(
+        self.batch = self.current = Clip.cut(
             frames=items["frames"].to(self.dtype),
             mel=items["mel"].to(self.dtype),
             patch=self.backbone.patch,
@@ -375,7 +375,6 @@ class Learner(BaseSGDTemplate):
             label=items.get("label"),
             task=items.get("task"),
         )
-        self.batch = self.current = whole
 
     # ---- state -----------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -155,11 +156,14 @@ class Loading:
 
     def identity(self, index: Tensor) -> Tensor:
         """Opaque identities (B,) of clips, by a permutation of 64-bit numbers: scenarios count task after task."""
-        key = np.random.default_rng((self.seed, IDENTITY)).integers(2**64, dtype=np.uint64)
-        mixed = index.numpy().astype(np.uint64) + key
+        mixed = index.numpy().astype(np.uint64) + self._key
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # SplitMix64's finalizer
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
         return torch.from_numpy((mixed ^ (mixed >> np.uint64(31))).view(np.int64))
+
+    @cached_property
+    def _key(self) -> np.uint64:
+        return np.random.default_rng((self.seed, IDENTITY)).integers(2**64, dtype=np.uint64)
 
     def _loader(self, reader: Reader, collate: Any, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
         return DataLoader(
@@ -205,8 +209,7 @@ def check_items(items: Any, shape: Shape) -> None:
     """UserError where a batch of a scenario's items is not what the learner trains on."""
     if not isinstance(items, Mapping):
         raise UserError(f"scenario: clips are a {type(items).__name__}; must be mappings of frames, mel and index")
-    sizes = {"frames": (shape.frames, 3, shape.height, shape.width), "mel": (1, shape.times, shape.mels)}
-    for key, size in sizes.items():
+    for key, size in shape.tensors.items():
         if key not in items:
             raise UserError(f"scenario: clips have no {key!r}, only {', '.join(map(repr, items))}")
         found = items[key]

@@ -9,7 +9,7 @@ from avcl.utils import distributed
 NAMES = ("mask", "auxiliary", "memory", "method")
 """Of the loop's own masks; of all masks that a strategy draws beside them, so that the loop's never change; of
 what is kept and drawn from memory; of a method's decisions, equal on all processes. Augmentation needs none: it
-is a function of seed, epoch and clip (``streams.augmentation``)."""
+is a function of seed, epoch and clip (``scenario.augmentation``)."""
 
 
 def generator(seed: int, name: str) -> torch.Generator:
