@@ -17,6 +17,8 @@ from avcl.errors import UserError
 from avcl.utils.atomic import replacing, tidy, write_json
 from avcl.utils.console import shown
 
+ELSEWHERE = ", another process is writing some; rerun the same command to look again"
+
 
 def pre_decode(
     scenario: FileScenario,
@@ -59,8 +61,7 @@ def pre_decode(
         others = f"{left} of {total} shards are left to other parts"
         yield f"{folder}: part {share}/{of} is finished; {others}; `avcl data merge` joins parts of different folders"
     else:
-        elsewhere = "" if all(made) else ", another process is writing some; rerun the same command to look again"
-        yield f"{folder}: not complete, {left} of {total} shards are missing{elsewhere}"
+        yield f"{folder}: not complete, {left} of {total} shards are missing{'' if all(made) else ELSEWHERE}"
 
 
 def merge_parts(parts: Sequence[Path], folder: Path) -> Iterator[str]:
@@ -72,13 +73,17 @@ def merge_parts(parts: Sequence[Path], folder: Path) -> Iterator[str]:
     if differ := different(planned(folder, plans[parts[0]]), plans[parts[0]]):
         raise UserError(f"{folder}: is of another plan than {parts[0]} ({differ}); choose another folder")
     try:
-        for path in (path for part in parts for path in sorted((part / "shards").glob("*.arrow"))):
-            copy(path, folder / "shards" / path.name)
+        shards = {path.name: path for part in parts for path in sorted((part / "shards").glob("*.arrow"))}
+        for name, path in shards.items():
+            copy(path, folder / "shards" / name)
         lists = [path for path in sorted((parts[0] / "lists").rglob("*")) if path.is_file()]
         keep({str(path.relative_to(parts[0] / "lists")): path for path in lists}, folder)
     except OSError as error:
         raise UserError(f"{folder}: {strerror(error)}; rerun the same command to resume") from None
-    yield from _summary(folder, finish(folder))
+    if left := [name for name in shards if not (folder / "shards" / name).exists()]:  # what we could copy, but did not
+        yield f"{folder}: not complete, {len(left)} of {len(shards)} shards are missing{ELSEWHERE}"
+    else:
+        yield from _summary(folder, finish(folder))
 
 
 def finish(folder: Path) -> dict[str, Any]:

@@ -177,6 +177,20 @@ def test_two_at_once_share_the_work(play, peace, tmp_path, work):
     assert same(tmp_path / "a" / "store", peace / "whole")
 
 
+def test_a_merge_leaves_a_shard_to_the_process_that_copies_it(peace, tmp_path):
+    (tmp_path / "shards").mkdir()
+    with claim(shard_path(tmp_path, 3)) as file:
+        *_, said = merge_parts([peace / "1", peace / "2"], tmp_path)
+        assert said == (
+            f"{tmp_path}: not complete, 1 of 16 shards are missing, another process is writing some; "
+            "rerun the same command to look again"
+        )
+        file.write(shard_path(peace / "whole", 3).read_bytes())
+    list(merge_parts([peace / "1", peace / "2"], tmp_path))
+    tidy(tmp_path)
+    assert same(tmp_path, peace / "whole")
+
+
 def test_two_at_once_that_make_different_stores(play, tmp_path):
     script = "[os.waitpid(child, 0) for child in [start(make()), start(make(codec='jpeg'))]]"
     out = tmp_path / "a" / "store"
