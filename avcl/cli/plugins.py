@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 import avcl
+from avcl.compat import BaseLogger, PluginMetric
 from avcl.config.build import Sections
 from avcl.memory import Memory
 from avcl.registry import KINDS, Plugin, Registry
-from avcl.settings import Setting, describe, descriptions, fields, plain
+from avcl.settings import Component, Setting, describe, descriptions, fields, plain
 from avcl.training.callbacks import CALLBACKS
 from avcl.training.learner import Learner, settings_of_learner
 from avcl.utils.console import write
@@ -47,9 +48,19 @@ def entries(registry: Registry) -> Iterator[Entry]:
         for plugin, component in sorted(registry.offers(kind), key=lambda offer: offer[1].name):
             yield Entry(base.lower(), component.name, plugin, component)
     for hook in ("metrics", "loggers"):
-        yield from (Entry(hook, plugin.name, plugin) for plugin in registry.plugins if hook in plugin.hooks)
+        for plugin in (plugin for plugin in registry.plugins if hook in plugin.hooks):
+            yield Entry(hook, plugin.name, plugin)
+            yield from (Entry(hook, maker.name, plugin, maker) for maker in _with_settings(plugin, hook))
     for name, maker in SECTIONS.items():
         yield Entry("section", name, Plugin(name, maker.__module__, f"avcl {avcl.__version__}"), maker)
+
+
+def _with_settings(plugin: Plugin, hook: str) -> Iterator[type[Component]]:
+    """The classes of metrics or loggers in a plugin's module that are components, by which a run file picks them."""
+    base = {"metrics": PluginMetric, "loggers": BaseLogger}[hook]
+    for maker in vars(sys.modules[plugin.module]).values():
+        if inspect.isclass(maker) and issubclass(maker, base) and issubclass(maker, Component):
+            yield maker
 
 
 def show_all(registry: Registry) -> None:

@@ -153,6 +153,13 @@ def test_show_needs_neither_settings_nor_a_class_nor_one_kind(registry, capsys):
     assert metrics.strip().startswith("metrics bare: paper, from paper (tests 4)\n\nReplay: of a paper")
 
 
+def test_metrics_and_loggers_that_a_run_file_picks_by_name_are_shown(capsys):
+    show_one(avcl.registry.registry(), "wandb")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith("loggers wandb: avcl.experiment.loggers.WeightsAndBiases, from avcl.experiment.loggers")
+    assert "project str avcl Project of the run." in lines
+
+
 def test_every_setting_of_whatever_is_installed_has_help():
     found = [entry for entry in entries(avcl.registry.registry()) if entry.plugin.distribution.startswith("avcl ")]
     makers = {entry.name: entry.maker for entry in found if entry.maker}
@@ -161,7 +168,8 @@ def test_every_setting_of_whatever_is_installed_has_help():
     assert set(some.items()) <= set(told)
     assert {key: text for key, text in told.items() if not re.fullmatch(r"[^a-z-].*\.", text)} == {}
     points = {point.name for point in entry_points(group="avcl") if point.dist and point.dist.name == "avcl"}
-    assert points == {entry.name for entry in found if entry.kind != "section"}, "what completion offers"
+    picked = {entry.name for entry in found if entry.kind in ("metrics", "loggers") and entry.maker}
+    assert points == {entry.name for entry in found if entry.kind != "section"} - picked, "what completion offers"
     gone = {(name, key) for name, maker in makers.items() for key in descriptions(maker).keys() - set(fields(maker))}
     assert gone == set(), "help for settings that do not exist"
 
