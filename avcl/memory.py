@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +12,17 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from avcl.clip import Clip
+from avcl.errors import UserError
 from avcl.settings import Component
 from avcl.utils.distributed import world_size
 
 _POSITION = torch.int16  # a grid has far fewer than 32,768 patches
 _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
+
+
+def _machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)
@@ -140,8 +147,14 @@ class Memory(Component):
         return value.to(getattr(torch, self.dtype)) if value.is_floating_point() else value
 
     def _reserve(self, rows: Mapping[str, Tensor]) -> None:
+        each = self._item_bytes(rows)
         if self.budget_bytes is not None:
-            self._slots = self.budget_bytes // world_size() // self._item_bytes(rows)
+            self._slots = self.budget_bytes // world_size() // each
+        if (room := _machine_bytes() // max(each, 1)) < self._slots:
+            raise UserError(
+                f"memory.capacity: {self._slots:,} clips of {each:,} bytes are more than this machine's memory; "
+                f"must be less than {room:,}"
+            )
         self._rows = {k: v.new_empty((self._slots, *v.shape[1:])) for k, v in rows.items()}
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:

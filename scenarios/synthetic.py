@@ -18,7 +18,7 @@ from avcl.clip import Shape
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
-from avcl.settings import Fraction, Share
+from avcl.settings import Fraction, Seed, Share
 
 Side = Annotated[int, Field(ge=16)]
 SPLITS = ("train", "eval", "pretraining", "statistics")
@@ -92,7 +92,7 @@ class Synthetic(Scenario):
     noise: NonNegativeFloat = 0.3
     overwriting: Fraction = 0.3
     fresh: bool = True
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     def mistakes(self) -> Iterator[str]:
         """A source too small to be seen or too short to be heard."""

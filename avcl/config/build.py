@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
 from avcl.config.files import merged
 from avcl.errors import SettingsError, UserError
 from avcl.registry import registry
-from avcl.settings import Component, build, fields, plain, validate
+from avcl.settings import Component, Seed, build, fields, plain, validate
 
 if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
@@ -58,7 +58,7 @@ class Sections(Component):
             module:Class of your own.
     """
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     device: Annotated[str, AfterValidator(_known_device), "auto | cpu | cuda | cuda:N"] = "auto"
     out: Path | None = None
     evaluate_every: PositiveInt | None = None

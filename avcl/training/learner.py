@@ -19,7 +19,7 @@ from avcl.clip import Clip, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
 from avcl.registry import blamed
-from avcl.settings import Fraction, Setting, fields, validate
+from avcl.settings import Fraction, Seed, Setting, fields, validate
 from avcl.strategy import Strategy
 from avcl.training import verdicts
 from avcl.training.callbacks import Callback
@@ -83,7 +83,7 @@ class Learner(BaseSGDTemplate):
         plugins: Sequence[BaseSGDPlugin] = (),
         initial: Mapping[str, Tensor] | None = None,
         device: str | torch.device = "cpu",
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
         epochs: PositiveInt = 10,
         batch_size: PositiveInt = 48,
         eval_batch_size: PositiveInt = 48,

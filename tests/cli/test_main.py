@@ -150,11 +150,20 @@ def test_pretrain_writes_safetensors_only(run, config):
     assert refused.stderr == "avcl: --out: invalid value 'w.pt': must end in .safetensors\n"
 
 
+MEMORY = (
+    "avcl: out of memory (tried to allocate{}); lower learner.batch_size or learner.eval_batch_size "
+    "(learner.accumulate keeps the size of a step), strategy.replay, memory.capacity, or the sizes of the scenario "
+    "and the backbone\n"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (UserError("run.yaml: no such file"), 2, "avcl: run.yaml: no such file\n"),
         (SettingsError(["seed: wrong", "out: wrong"]), 2, "avcl: seed: wrong\n      out: wrong\n"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"), 2, MEMORY.format(" 2.00 GiB")),
+        (RuntimeError("can't allocate memory: you tried to allocate 400 bytes. Error"), 2, MEMORY.format(" 400 bytes")),
         (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
         (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
     ],
