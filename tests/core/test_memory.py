@@ -80,9 +80,7 @@ def test_capacity_zero_holds_nothing():
 
 def test_more_clips_than_the_machine_has_memory_for_are_refused():
     memory = opened(10**15)
-    with pytest.raises(
-        UserError, match=r"^memory.capacity: 1,000,000,000,000,000 clips of \d+ bytes are more than this"
-    ):
+    with pytest.raises(UserError, match=r"^memory.capacity: 1,000,000,000,000,000 clips of \d+ bytes are more than"):
         memory.add(clips([1, 2]))
 
 
