@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
 def _machine_bytes() -> int:
     """Memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _front(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows in a storage that ends with them: saving writes no more than those, and copies none."""
+    shape = (count, *rows.shape[1:])
+    storage = rows.untyped_storage()[: math.prod(shape) * rows.element_size()]
+    return rows.new_empty(0).set_(storage, 0, shape)
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,8 @@ class Memory(Component):
         return sum(value.numel() * value.element_size() for value in self._rows.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on identically, the generator included."""
-        filled = {key: value[: len(self)].clone() for key, value in self._rows.items()}
+        """Everything needed to go on identically, the generator included; rows are the memory's own, not copies."""
+        filled = {key: _front(value, len(self)) for key, value in self._rows.items()}
         return {"seen": self.seen, "slots": self._slots, "generator": self.generator.get_state(), "rows": filled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

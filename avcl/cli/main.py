@@ -38,7 +38,6 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from None
         except StoppedError as stopped:
             typer.echo(f"avcl: {stopped}", err=True)
-            raise typer.Exit(130) from None
         except KeyboardInterrupt:
             typer.echo("avcl: interrupted", err=True)
             raise typer.Exit(130) from None

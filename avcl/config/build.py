@@ -16,6 +16,7 @@ from avcl.config.files import merged
 from avcl.errors import SettingsError, UserError
 from avcl.registry import registry
 from avcl.settings import Component, Seed, build, fields, plain, validate
+from avcl.training.saving import Saving
 
 if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
@@ -51,6 +52,7 @@ class Sections(Component):
         shared: Settings of the replay buffer for every method that has one: memory, replay, contrastive_scope.
         methods: Settings of each method by its name, used where strategy names it and does not say otherwise.
         learner: Settings of the training loop; see `avcl show learner`.
+        checkpoint: When the whole state is saved within tasks, how many are kept; see `avcl show checkpoint`.
         metrics: List of metrics, each a name or a mapping with settings; null for all that are installed.
         loggers: List of loggers, each a name or a mapping with settings: tensorboard, progress, csv, wandb and those of
             other packages; null for all but csv and wandb.
@@ -69,6 +71,7 @@ class Sections(Component):
     shared: Annotated[Any, "mapping"] = field(default_factory=dict)
     methods: Annotated[Any, "mapping"] = field(default_factory=dict)
     learner: Annotated[Any, "mapping"] = field(default_factory=dict)
+    checkpoint: Saving = field(default_factory=Saving)
     metrics: Annotated[Any, "list"] | None = None
     loggers: Annotated[Any, "list"] | None = None
     callbacks: Annotated[Any, "list"] = field(default_factory=list)
@@ -87,7 +90,7 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         with _collect(wrong):
             given |= validate(Sections, {key: value})
     top = Sections(**given)
-    made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every}
+    made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every, "checkpoint": top.checkpoint}
     with _collect(wrong, "device"):
         made["device"] = _device(top.device)
     with _collect(wrong, "scenario"):
@@ -138,6 +141,7 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "scenario": _section(made["scenario"]),
         "backbone": _section(made["backbone"]),
         **_method(made),
+        "checkpoint": top.checkpoint.settings(),
         "metrics": made["metrics"],
         "loggers": made["loggers"],
         "callbacks": [{"name": part.address, **part.settings()} for part in made["callbacks"]],

@@ -165,7 +165,7 @@ MEMORY = (
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"), 2, MEMORY.format(" 2.00 GiB")),
         (RuntimeError("can't allocate memory: you tried to allocate 400 bytes. Error"), 2, MEMORY.format(" 400 bytes")),
         (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
-        (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
+        (StoppedError("stopped by SIGTERM after step 3"), 0, "avcl: stopped by SIGTERM after step 3\n"),
     ],
 )
 def test_a_users_mistake_is_told_without_a_traceback(run, config, error, code, told):
