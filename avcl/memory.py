@@ -30,7 +30,7 @@ def _front(rows: Tensor, count: int) -> Tensor:
     """The first ``count`` rows in a storage that ends with them: saving writes no more than those, and copies none."""
     shape = (count, *rows.shape[1:])
     storage = rows.untyped_storage()[: math.prod(shape) * rows.element_size()]
-    return rows.new_empty(0).set_(storage, 0, shape)
+    return rows.new_empty(0).set_(storage, 0, shape, rows.stride())
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         return node
 
-    def get_single_node(self) -> yaml.Node:
+    def get_single_node(self) -> yaml.Node | None:
         """As PyYAML does, but aliases that grow beyond ``MOST`` values, or into themselves, are an error."""
         root = super().get_single_node()
         if isinstance(root, yaml.CollectionNode):
