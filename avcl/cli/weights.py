@@ -64,12 +64,13 @@ def import_(
 def show(
     file: Annotated[Path, typer.Argument(help="A .safetensors file written by avcl.", show_default=False)],
 ) -> None:
-    """Show the settings of the backbone in a weights file, and the parameters of each module."""
+    """Show the settings of the backbone in a weights file, its preprocessing, and the parameters of each module."""
     from avcl.backbones.weights import load_weights
     from avcl.config.files import dump_config
     from avcl.utils.console import write
 
     found = load_weights(file)
-    write(dump_config({"backbone": {"name": found.name, **found.settings}}))
+    said = {} if found.preprocessing is None else {"preprocessing": found.preprocessing}
+    write(dump_config({"backbone": {"name": found.name, **found.settings}, **said}))
     for name, state in found.states.items():
         write(f"{name}: {len(state)} tensors, {sum(value.numel() for value in state.values()):,} parameters")
