@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from avcl.clip import Masks as Masks
     from avcl.clip import Output as Output
     from avcl.clip import Shape as Shape
+    from avcl.data.preprocessing import Preprocessing as Preprocessing
     from avcl.errors import AvclError as AvclError
     from avcl.errors import BadClip as BadClip
     from avcl.errors import HiddenError as HiddenError
@@ -35,6 +36,7 @@ _HOMES = {
     "avcl.backbones.cavmae": "CavMae",
     "avcl.backbones.protocol": "Backbone",
     "avcl.clip": "Clip Grid Masks Output Shape",
+    "avcl.data.preprocessing": "Preprocessing",
     "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
     "avcl.evaluation.embedder": "Embedder",
     "avcl.experiment.run": "Run",

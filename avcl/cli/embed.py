@@ -43,9 +43,9 @@ def embed(
     files: Annotated[
         list[str], typer.Argument(help="Audio and video files, folders of them, or patterns.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(callback=_checked, help="The .parquet or .npz file to write.")] = Path(
-        "embeddings.parquet"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=_checked, help="The .parquet or .npz file to write.", show_default=False)
+    ],
     device: Device = "auto",
     batch_size: BatchSize = 16,
     workers: Workers = 0,
@@ -109,9 +109,7 @@ def _embedder(source: str, device: str, batch_size: int, workers: int) -> Embedd
 
 def _embedded(embedder: Embedder, places: list[str]) -> Embeddings:
     """The files at these places; UserError where none of them can be embedded."""
-    from avcl.evaluation.media import media_files
-
-    found = embedder.embed_files(media_files(places))
+    found = embedder.embed_files(*places)
     if not any(found.kinds):
         many = f"none of {len(found):,} files can be embedded; the first: " if len(found) > 1 else ""
         raise UserError(f"{many}{found.paths[0]}: {found.errors[0]}")

@@ -34,7 +34,7 @@ class Preprocessing(Component):
         width: Width of a frame in pixels.
         times: Time steps of the log-mel spectrogram.
         mels: Mel bands of the spectrogram.
-        window: Seconds over which the frames are spread: in evaluation those in the middle of the file.
+        window: Seconds over which the frames are spread; in evaluation those in the middle of a file.
         seconds: Seconds of every file that are used, from its start.
         sample_rate: Samples of sound per second.
         hop: Seconds from one time step of the spectrogram to the next.
@@ -71,7 +71,7 @@ class Preprocessing(Component):
     def mistakes(self) -> Iterator[str]:
         """Sound is decoded at one rate; the window must fit."""
         if self.sample_rate != decode.RATE:
-            yield f"sample_rate: invalid value {self.sample_rate}: must be {decode.RATE}, at which sound is decoded"
+            yield f"sample_rate: invalid value {self.sample_rate}: must be {decode.RATE}, the rate of decoding"
         if self.window > self.seconds:
             yield f"window: {self.window:g} is longer than the {self.seconds:g} seconds used of every file"
 

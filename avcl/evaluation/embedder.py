@@ -25,7 +25,7 @@ from avcl.data import decode
 from avcl.data.preprocessing import Preprocessing
 from avcl.errors import UserError
 from avcl.evaluation.embeddings import Embeddings, Kind
-from avcl.evaluation.media import Media, Read, frames_of, mel_of, read
+from avcl.evaluation.media import Media, Read, frames_of, media_files, mel_of, read
 from avcl.registry import registry
 from avcl.settings import build
 from avcl.utils.console import counted, shown
@@ -115,9 +115,12 @@ class Embedder:
         vectors = self._joined(self._video(torch.stack(part)) for part in _batches(frames, self.batch_size))
         return vectors if many is videos else vectors[0]
 
-    def embed_files(self, paths: Sequence[str | Path]) -> Embeddings:
-        """Every file, with a bar; those that cannot be used are named in the log, counted, and have their error."""
-        media = Media([str(path) for path in paths], self._of_recordings())
+    def embed_files(self, *places: str | Path) -> Embeddings:
+        """Every file that files, folders and patterns name, with a bar.
+
+        Files that cannot be used are named in the log, counted, and have their error. UserError where there are none.
+        """
+        media = Media(media_files(places), self._of_recordings())
         found = Embeddings.blank(media.paths, self.backbone.dim, self.about)
         loader = DataLoader(media, self.batch_size, num_workers=self.workers, collate_fn=list)
         rows = (row for batch in loader for row in zip(batch, self._embedded(batch), strict=True))

@@ -88,7 +88,9 @@ class Embeddings:
         """Read what ``write`` wrote; UserError where it is anything else."""
         path = checked_suffix(path)
         try:
-            return cls._read_parquet(path) if path.suffix == ".parquet" else cls._read_npz(path)
+            found = cls._read_parquet(path) if path.suffix == ".parquet" else cls._read_npz(path)
+            found.about["fingerprint"], found.about["weights"]
+            return found
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
         except (OSError, ValueError, KeyError, EOFError, TypeError):  # Arrow's errors are ValueErrors, too

@@ -16,6 +16,7 @@ from avcl.data.decode import sound
 from avcl.testing import small_backbone
 
 TONES = 8
+OUT = ("--out", "x.parquet")
 WINDOW = {"frames": 1, "height": 32, "width": 32, "times": 96, "mels": 32, "window": 1.0, "seconds": 1.0}
 BACKBONE = {"size": "tiny", "dim": 48, "depth": 1, "decoder_dim": 32, "mask_ratio": 0.5, "mae_weight": 0.1}
 
@@ -83,7 +84,7 @@ def test_a_clip_finds_its_own_sound(home, tmp_path):
 def test_weights_know_their_preprocessing(home):
     carried = load_weights(home / "run" / "weights.safetensors").preprocessing
     assert carried.items() >= {**WINDOW, "rendered": False, "sample_rate": 16000, "mel_mean": -5.081}.items()
-    shown = command("weights", "show", home / "run" / "weights.safetensors").stdout.splitlines()
+    shown = command("weights", "show", home / "run").stdout.splitlines()
     assert shown[shown.index("preprocessing:") + 8 : shown.index("preprocessing:") + 11] == [
         "  seconds: 1.0",
         "  sample_rate: 16000",
@@ -145,36 +146,36 @@ def load_bundled():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["embed", "run", "text.mp4"], "text.mp4: not a media file"),
-        (["embed", "run", "empty.wav"], "empty.wav: empty file"),
-        (["embed", "run", "cut.mp4"], "cut.mp4: truncated"),
+        (["embed", "run", "text.mp4", *OUT], "text.mp4: not a media file"),
+        (["embed", "run", "empty.wav", *OUT], "empty.wav: empty file"),
+        (["embed", "run", "cut.mp4", *OUT], "cut.mp4: truncated"),
         (
-            ["embed", "run", "text.mp4", "empty.wav"],
+            ["embed", "run", "text.mp4", "empty.wav", *OUT],
             "none of 2 files can be embedded; the first: text.mp4: not a media file",
         ),
-        (["embed", "run", "bare"], "bare: holds no audio or video files (.mp4, .wav, ...)"),
-        (["embed", "run", "nothing.mp4"], "nothing.mp4: no such file or folder"),
+        (["embed", "run", "bare", *OUT], "bare: holds no audio or video files (.mp4, .wav, ...)"),
+        (["embed", "run", "nothing.mp4", *OUT], "nothing.mp4: no such file or folder"),
         (
             ["embed", "run", "clips", "--out", "x.csv"],
             "--out: invalid value 'x.csv': must end in .parquet or .npz",
         ),
         (
-            ["embed", "run", "clips", "--device", "gpu"],
+            ["embed", "run", "clips", "--device", "gpu", *OUT],
             "device: invalid value 'gpu': must be auto, cpu, cuda or cuda:N",
         ),
         (
-            ["embed", "bare", "clips"],
+            ["embed", "bare", "clips", *OUT],
             "bare: holds no weights: neither model.safetensors nor weights.safetensors, which a run writes at its end",
         ),
         (
-            ["embed", "nobody/nothing", "clips"],
+            ["embed", "nobody/nothing", "clips", *OUT],
             "nobody/nothing: no such file or folder, and no model.safetensors of that name comes from the Hugging Face "
             "Hub (LocalEntryNotFoundError); fetch it where there is a network, and give the file",
         ),
-        (["embed", "nowhere.safetensors", "clips"], "nowhere.safetensors: no such file"),
-        (["embed", "text.mp4", "clips"], "text.mp4: not a safetensors file ("),
+        (["embed", "nowhere.safetensors", "clips", *OUT], "nowhere.safetensors: no such file"),
+        (["embed", "text.mp4", "clips", *OUT], "text.mp4: not a safetensors file ("),
         (
-            ["embed", "rendered.safetensors", "clips"],
+            ["embed", "rendered.safetensors", "clips", *OUT],
             "rendered.safetensors: trained on rendered clips, whose log-mel spectrogram no recording has; embed "
             "tensors with Embedder.embed_clips, or train on files (scenario folder or listed)",
         ),

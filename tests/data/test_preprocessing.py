@@ -12,6 +12,7 @@ from avcl.data.log_mel import spectrogram
 from avcl.data.preprocessing import Preprocessing
 from avcl.data.transforms import normalise, resize, shrink
 from avcl.errors import SettingsError, UserError
+from avcl.experiment.run import Run
 from avcl.scenarios.synthetic import Synthetic
 from avcl.settings import build
 from avcl.testing import Noise, small_backbone
@@ -58,7 +59,7 @@ def test_every_constant_is_used():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"sample_rate": 8000}, "sample_rate: invalid value 8000: must be 16000, at which sound is decoded"),
+        ({"sample_rate": 8000}, "sample_rate: invalid value 8000: must be 16000, the rate of decoding"),
         ({"window": 20.0}, "window: 20 is longer than the 10 seconds used of every file"),
         ({"mel_deviation": 0}, "mel_deviation: invalid value 0: must be greater than 0"),
         ({"windows": 2}, "windows: unknown setting; did you mean 'window'?"),
@@ -101,4 +102,12 @@ def test_what_was_rendered_says_so_and_no_seconds():
     scaled = (torch.from_numpy(frames) - how.picture_mean[0]) / how.picture_deviation[0]
     torch.testing.assert_close(scaled, item["frames"])
     assert load_weights(scenario.bundled_weights).preprocessing == how.settings()
-    assert Noise().preprocessing is None
+
+
+def test_a_run_gives_its_backbone_that_of_its_scenario(tmp_path):
+    parts = {"strategies": [], "folder": tmp_path / "run"}
+    scenario = Synthetic(height=32, width=32, times=64, mels=32, object=0.4)
+    run = Run(scenario=scenario, backbone=small_backbone(), **parts)
+    assert run.backbone.preprocessing == scenario.preprocessing.settings()
+    run = Run(scenario=Noise(), backbone=run.backbone, **parts)  # which says none
+    assert run.backbone.preprocessing is None

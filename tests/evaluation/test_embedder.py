@@ -148,8 +148,7 @@ def test_what_cannot_be_embedded_is_one_line(embedder, give, text):
 # ---- many files ----
 def test_bad_files_are_named_and_never_another_one(folder, embedder, caplog):
     with caplog.at_level(logging.INFO, "avcl"):
-        paths = media_files([folder])
-        found = embedder.embed_files(paths)
+        found = embedder.embed_files(folder)
     rows = {path.removeprefix(f"{folder}/"): row for row, path in enumerate(found.paths)}
     kinds = dict(zip(rows, found.kinds, strict=True))
     assert kinds == {
@@ -186,10 +185,9 @@ def test_bad_files_are_named_and_never_another_one(folder, embedder, caplog):
 
 
 def test_neither_batches_nor_workers_change_a_result(folder, embedder):
-    paths = media_files([folder])
-    one = embedder.embed_files(paths)
+    one = embedder.embed_files(folder)
     for options in ({"batch_size": 1}, {"batch_size": 64}, {"batch_size": 2, "workers": 2}):
-        other = Embedder(embedder.backbone, HOW, device="cpu", **options).embed_files(paths)
+        other = Embedder(embedder.backbone, HOW, device="cpu", **options).embed_files(folder)
         assert (one.paths, one.kinds, one.errors, one.about) == (other.paths, other.kinds, other.errors, other.about)
         alike(one.audio.nan_to_num(9), other.audio.nan_to_num(9))
         alike(one.video.nan_to_num(9), other.video.nan_to_num(9))
@@ -211,6 +209,16 @@ def test_files_folders_and_patterns_each_once(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=f"^{re.escape(f'{wrong}: {text}')}$"):
             media_files([folder, wrong])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_embeds_as_the_cpu(folder, embedder):
+    one = embedder.embed_files(folder)
+    other = Embedder(backbone_for(HOW), HOW, device="cuda").embed_files(folder)
+    assert (one.paths, one.kinds) == (other.paths, other.kinds)
+    torch.testing.assert_close(one.audio.nan_to_num(9), other.audio.nan_to_num(9), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(one.video.nan_to_num(9), other.video.nan_to_num(9), rtol=1e-2, atol=1e-3)
 
 
 # ---- every layer ----
@@ -277,7 +285,7 @@ def test_weights_of_rendered_clips_embed_tensors_alone(folder):
     wave, path = torch.zeros(16000), folder / "one.mp4"
     for refused in (
         lambda: embedder.embed(path),
-        lambda: embedder.embed_files([path]),
+        lambda: embedder.embed_files(path),
         lambda: embedder.embed_audio(wave, 16000),
         lambda: embedder.embed_video(path),
         lambda: embedder.features(path),
