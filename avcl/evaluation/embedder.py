@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+import avcl
 from avcl.backbones.hub import locate
 from avcl.backbones.layers import layers
 from avcl.backbones.protocol import Backbone
@@ -164,6 +165,7 @@ class Embedder:
     def about(self) -> dict[str, Any]:
         """What a table of embeddings says of its weights."""
         return {
+            "avcl": avcl.__version__,
             "fingerprint": self.fingerprint,
             "weights": self.source,
             "backbone": self.backbone.name,
@@ -172,8 +174,9 @@ class Embedder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the backbone's tensors and of the preprocessing: what decides an embedding."""
-        found = hashlib.sha256(json.dumps([self.backbone.name, self.preprocessing.settings()]).encode())
+        """SHA-256 of the backbone's settings and tensors and of the preprocessing: what decides an embedding."""
+        said = [self.backbone.name, self.backbone.settings(), self.preprocessing.settings()]
+        found = hashlib.sha256(json.dumps(said).encode())
         for name, value in sorted(self.backbone.state_dict().items()):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -10,6 +10,7 @@ import pytest
 from helpers.material import sine, truncate, write_clip
 from typer.testing import CliRunner
 
+from avcl import Embedder
 from avcl.backbones.weights import load_weights, save_weights
 from avcl.cli.main import app
 from avcl.data.decode import sound
@@ -79,6 +80,16 @@ def test_a_clip_finds_its_own_sound(home, tmp_path):
         found = command("search", home / "run", "--index", index, "--video", clip, "--top", 1).stdout
         first["video"].append(re.fullmatch(rf"\+0\.\d{{3}}  .*/tone{place}\.(wav|mp4)\n", found) is not None)
     assert all(first["sound"] + first["video"]), first
+
+
+def test_the_same_in_python_in_six_lines(home, tmp_path):
+    embedder = Embedder.from_pretrained(home / "run")
+    clips = embedder.embed_files(home / "clips" / "eval")
+    for place, path in enumerate(clips.paths):
+        wav = extracted(path, tmp_path / f"{place}.wav")
+        (found, similarity), *_ = clips.search(embedder.embed_audio(wav), "video")
+        assert found == path
+        assert similarity > 0.2
 
 
 def test_weights_know_their_preprocessing(home):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers.material import quarters, sine, snow, truncate, write_clip
+from helpers.material import quarters, sine, snow, truncate, write_album, write_clip
 from helpers.miniature import SMALL
 from torch.nn.functional import normalize
 
@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     noise = np.random.default_rng(0).normal(0, 0.1, 40000).astype(np.float32)
     write_clip(root / "sounds" / "a.wav", video=None, audio="pcm_s16le", tracks=[{0: noise}], rate=16000, layout="mono")
     write_clip(root / "sounds" / "b.flac", video=None, audio="flac", seconds=2)
+    write_album(root / "sounds" / "album.mp4", seconds=2.0)
     write_clip(root / "sounds" / "c.mp3", video=None, audio="libmp3lame", seconds=2)
     write_clip(root / "still.mp4", seconds=2, audio=None, fps=10, size=(64, 48))
     write_clip(root / "silent.mp4", seconds=2, tracks=[{0: np.zeros(32000, np.float32)}], **take)
@@ -157,6 +158,7 @@ def test_bad_files_are_named_and_never_another_one(folder, embedder, caplog):
         "still.mp4": "video",
         "two.mp4": "audio+video",
         "sounds/a.wav": "audio",
+        "sounds/album.mp4": "audio",  # its cover is no video
         "sounds/b.flac": "audio",
         "sounds/c.mp3": "audio",
         "sounds/short.wav": "",
@@ -176,7 +178,7 @@ def test_bad_files_are_named_and_never_another_one(folder, embedder, caplog):
     assert "with other endings not read: .txt" in caplog.messages[0]
     assert f"skipped a part of {folder}/silent.mp4: audio: silent" in caplog.messages
     assert f"skipped {folder}/x/cut.mp4: truncated" in caplog.messages
-    assert caplog.messages[-1] == "skipped 4 of 11 files"
+    assert caplog.messages[-1] == "skipped 4 of 12 files"
     for name, row in rows.items():  # every row is its own file's, whatever stands before it
         for kind in kinds[name].split("+") if kinds[name] else ():
             alike(getattr(found, kind)[row], getattr(embedder.embed(folder / name), kind))
@@ -201,7 +203,7 @@ def test_files_folders_and_patterns_each_once(folder, tmp_path):
         "x/empty.wav",
     ]
     assert media_files([folder / "one.mp4", folder / "*.mp4", folder / "one.mp4"])[0] == f"{folder}/one.mp4"
-    assert len(media_files([folder / "one.mp4", folder])) == len(media_files([folder])) == 11
+    assert len(media_files([folder / "one.mp4", folder])) == len(media_files([folder])) == 12
     assert media_files([folder / "notes.txt"]) == [f"{folder}/notes.txt"]  # who names a file means it
     for wrong, text in (
         (tmp_path, "holds no audio or video files (.mp4, .wav, ...)"),
