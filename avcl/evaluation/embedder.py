@@ -123,7 +123,13 @@ class Embedder:
         """
         media = Media(media_files(places), self._of_recordings())
         found = Embeddings.blank(media.paths, self.backbone.dim, self.about)
-        loader = DataLoader(media, self.batch_size, num_workers=self.workers, collate_fn=list)
+        loader = DataLoader(
+            media,
+            self.batch_size,
+            num_workers=self.workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # otherwise it draws from the global one
+        )
         rows = (row for batch in loader for row in zip(batch, self._embedded(batch), strict=True))
         lost = 0
         for number, (clip, (audio, video)) in enumerate(shown(rows, len(media), "embedding files")):
@@ -156,7 +162,7 @@ class Embedder:
         Of a file without sound or without pictures those of the other modality, before the fusion blocks.
         """
         mel, frames = (None if part is None else part[None] for part in self._read(path)[1::-1])
-        with torch.inference_mode():
+        with torch.no_grad():
             found = layers(self.backbone, self._clip(mel, frames), fused=mel is not None and frames is not None)
         lacking = "audio." if mel is None else "video." if frames is None else "none"
         return {name: tokens[0].float().cpu() for name, tokens in found.items() if not name.startswith(lacking)}
@@ -179,7 +185,7 @@ class Embedder:
         found = hashlib.sha256(json.dumps(said).encode())
         for name, value in sorted(self.backbone.state_dict().items()):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
 
     def _carried(self) -> Preprocessing:
@@ -220,11 +226,11 @@ class Embedder:
         return torch.cat([torch.empty(0, self.backbone.dim), *parts])
 
     def _audio(self, mels: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.backbone.embed(self._clip(mels, None))[0].float().cpu()
 
     def _video(self, frames: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.backbone.embed(self._clip(None, frames))[1].float().cpu()
 
     def _clip(self, mels: Tensor | None, frames: Tensor | None) -> Clip:

@@ -240,6 +240,9 @@ def test_features_of_every_layer_in_three_lines(folder, embedder):
     alike(layers["joint.video"], joint[1][0].detach())
     heard, seen = embedder.features(folder / "sounds" / "a.wav"), embedder.features(folder / "still.mp4")
     assert (list(heard), list(seen)) == (["audio.blocks.0"], ["video.blocks.0"])
+    probe = torch.nn.Linear(24, 3)  # and they can be trained on
+    (probe(layers["fusion.0"]).sum() + probe(embedder.embed(folder / "one.mp4").audio).sum()).backward()
+    assert probe.weight.grad.any()
     assert not any(module._forward_hooks for module in embedder.backbone.modules())
 
 
@@ -256,7 +259,12 @@ def test_from_pretrained_takes_what_weights_carry_and_draws_nothing(folder, tmp_
         assert again.preprocessing == HOW
         assert all(map(torch.equal, again.embed(folder / "one.mp4"), expected))
         assert again.fingerprint == embedder.fingerprint
+    again.embed_files(folder / "one.mp4")
     assert torch.equal(torch.get_rng_state(), state)
+    backbone.register_buffer("steps", torch.tensor(3))
+    assert embedder.fingerprint != again.fingerprint
+    del backbone.steps
+    assert embedder.fingerprint == again.fingerprint
     other = Embedder(backbone_for(HOW), Preprocessing(**SMALL | {"window": 0.5}), device="cpu")
     assert other.fingerprint != embedder.fingerprint
     backbone.norm.weight.data += 1
