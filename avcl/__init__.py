@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from avcl.clip import Masks as Masks
     from avcl.clip import Output as Output
     from avcl.clip import Shape as Shape
+    from avcl.data.preprocessing import Preprocessing as Preprocessing
     from avcl.errors import AvclError as AvclError
     from avcl.errors import BadClip as BadClip
     from avcl.errors import HiddenError as HiddenError
     from avcl.errors import PluginError as PluginError
     from avcl.errors import SettingsError as SettingsError
     from avcl.errors import UserError as UserError
+    from avcl.evaluation.embedder import Embedder as Embedder
     from avcl.experiment.run import Run as Run
     from avcl.hookspecs import hookimpl as hookimpl
     from avcl.memory import Memory as Memory
@@ -34,7 +36,9 @@ _HOMES = {
     "avcl.backbones.cavmae": "CavMae",
     "avcl.backbones.protocol": "Backbone",
     "avcl.clip": "Clip Grid Masks Output Shape",
+    "avcl.data.preprocessing": "Preprocessing",
     "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
+    "avcl.evaluation.embedder": "Embedder",
     "avcl.experiment.run": "Run",
     "avcl.hookspecs": "hookimpl",
     "avcl.memory": "Memory",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avcl.clip import Shape
+from avcl.data.preprocessing import Preprocessing
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
@@ -109,6 +110,19 @@ class Synthetic(Scenario):
     def shape(self) -> Shape:
         """What every clip looks like."""
         return Shape(self.frames, self.height, self.width, self.times, self.mels)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Its sizes and ``scale``: the log-mel is rendered, not computed of a sound."""
+        (picture_mean, picture_deviation), mel = self.scale["frames"], self.scale["mel"]
+        return Preprocessing(
+            rendered=True,
+            **self.shape._asdict(),
+            mel_mean=mel[0],
+            mel_deviation=mel[1],
+            picture_mean=(picture_mean,) * 3,
+            picture_deviation=(picture_deviation,) * 3,
+        )
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets
 from avcl.cli.data import data_app
+from avcl.cli.embed import embed, search
 from avcl.cli.weights import WeightsFile, weights_app
 from avcl.errors import StoppedError, UserError, out_of_memory
 
@@ -164,6 +165,8 @@ def show(name: Name) -> None:
     show_one(registry(), name)
 
 
+app.command()(embed)
+app.command()(search)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

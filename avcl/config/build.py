@@ -92,7 +92,7 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     top = Sections(**given)
     made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every, "checkpoint": top.checkpoint}
     with _collect(wrong, "device"):
-        made["device"] = _device(top.device)
+        made["device"] = find_device(top.device)
     with _collect(wrong, "scenario"):
         made["scenario"] = build(*_named("scenarios", top.scenario, "scenario"), "scenario")
     with _collect(wrong, "backbone"):
@@ -317,10 +317,14 @@ def _weights(source: str | None, scenario: Scenario | None) -> Weights | None:
     return load_weights(path)
 
 
-def _device(device: str) -> str:
-    """The device to use: ``auto`` is a CUDA device where there is one."""
+def find_device(device: str) -> str:
+    """The device to use: ``auto`` is a CUDA device where there is one; UserError where there is none of that name."""
     import torch
 
+    try:
+        _known_device(device)
+    except ValueError as error:
+        raise UserError(f"invalid value {device!r}: {error}") from None
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():

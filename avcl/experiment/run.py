@@ -63,6 +63,9 @@ class Run:
         self.folder, self.seed, self.device = RunFolder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
+        with blamed(scenario, "preprocessing"):  # whatever is written from now on carries it
+            preprocessing = scenario.preprocessing
+        backbone.preprocessing = None if preprocessing is None else preprocessing.settings()
         self.evaluate_every, self.checkpoint, self.resumed_at = evaluate_every, checkpoint or Saving(), -1
         self.metrics, self.loggers, self.callbacks = metrics, loggers, list(callbacks)
 
