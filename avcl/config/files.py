@@ -29,6 +29,19 @@ def read_config(path: str | Path | None = None, sets: Iterable[str] = (), strate
     return tree
 
 
+def read_choices(words: Iterable[str], option: str) -> dict[str, list[Any]]:
+    """The values of each setting of assignments such as ``learner.lr=1e-3,1e-4``, which ``option`` gives."""
+    return dict(_choice(word, option) for word in words)
+
+
+def assigned(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with the value of each full key, such as ``learner.lr``, in its place."""
+    changed = dict(tree)
+    for key, value in values.items():
+        changed = _put(changed, key.split("."), value, key)
+    return changed
+
+
 def dump_config(settings: Mapping[str, Any]) -> str:
     """Nested settings as YAML text, which ``read_config`` reads back as they are."""
     return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
@@ -159,6 +172,14 @@ def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {assignment}: must be key=value, as in learner.lr=1e-4")
     return _put(tree, key.split("."), _parse(text, lambda line, column: f"--set {assignment}"), key)
+
+
+def _choice(word: str, option: str) -> tuple[str, list[Any]]:
+    key, equals, text = word.partition("=")
+    values = _parse(f"[{text}]", lambda line, column: f"{option} {word}") if equals else []
+    if not values or not all(key.split(".")):
+        raise UserError(f"{option} {word}: must be key=value,value,..., as in learner.lr=1e-3,1e-4")
+    return key, values
 
 
 def _put(node: Any, steps: list[str], value: Any, key: str) -> Any:

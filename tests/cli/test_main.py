@@ -17,7 +17,7 @@ import avcl.experiment.run
 from avcl.cli.main import app
 from avcl.errors import SettingsError, StoppedError, UserError
 
-HEAVY = {"torch", "avalanche", "numpy", "yaml", "av", "timm"}
+HEAVY = {"torch", "avalanche", "numpy", "yaml", "av", "timm", "matplotlib", "scipy", "sklearn", "jinja2", "joblib"}
 
 
 def avcl_command(*words):
@@ -54,7 +54,13 @@ def test_help_and_version_import_nothing_heavy(words, said):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("avcl ", ["train", "pretrain", "init", "list", "show", "embed", "search", "doctor", "data", "weights"]),
+        (
+            "avcl ",
+            [
+                *("train", "pretrain", "init", "list", "show", "embed", "search"),
+                *("sweep", "results", "plot", "report", "doctor", "data", "weights"),
+            ],
+        ),
         ("avcl show m", ["mats", "memory", "metrics", "mir", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
         ("avcl init v", ["videos"]),
