@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,6 +133,29 @@ def blended(tasks: Sequence[Any], width: float) -> list[Dataset]:
     moved = np.arange(len(order)) + width * min(sizes) * chance.uniform(-0.5, 0.5, len(order))
     parts = np.split(order[np.argsort(moved, kind="stable")], ends[:-1])
     return [Subset(ConcatDataset(tasks), part.tolist()) for part in parts]
+
+
+def truth_of(dataset: Any) -> Callable[[int], Any] | None:
+    """The method ``truth(i)`` of a dataset that knows what is to be seen and heard in its item i; else None.
+
+    Its value has ``mask (T, H, W)`` bool, the pixels of the sounding object, and ``interval``, the first mel frame of
+    the sound and the first after it. Subsets and concatenations of such datasets know it, too.
+    """
+    if isinstance(dataset, _Named):
+        return truth_of(dataset.clips)
+    if isinstance(dataset, Subset):
+        of_whole, numbers = truth_of(dataset.dataset), dataset.indices
+        return None if of_whole is None else lambda i: of_whole(numbers[i])
+    if isinstance(dataset, ConcatDataset):
+        parts, ends = [truth_of(part) for part in dataset.datasets], dataset.cumulative_sizes
+
+        def of_part(i: int) -> Any:
+            part = bisect_right(ends, i)
+            known = parts[part]
+            return None if known is None else known(i - (ends[part - 1] if part else 0))
+
+        return of_part if all(parts) else None
+    return getattr(dataset, "truth", None)
 
 
 def as_avalanche(clips: Dataset) -> AvalancheDataset:
