@@ -179,7 +179,7 @@ class Run:
             "tasks": list(self.scenario.task_names),
             "tasks_done": learner.tasks_done,
             "bad_clips": {clip.path: clip.reason for clip in self.scenario.refused} | learner.bad.reasons,
-            "metrics": {str(metric): metric.results() for metric in _lasting(learner)},
+            "metrics": {str(metric): found for metric in _lasting(learner) if (found := metric.results())},
         }
 
     def steps_of(self, learner: Learner) -> int:
