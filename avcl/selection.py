@@ -23,6 +23,9 @@ class Choice:
     correlation: Tensor | None = None
     pruned: Tensor | None = None
 
+    def __getitem__(self, rows: slice | Tensor) -> Choice:
+        return Choice(*(None if value is None else value[rows] for value in vars(self).values()))  # type: ignore[arg-type]
+
     @classmethod
     def blind(cls, kept: Tensor, patches: int) -> Choice:
         """Of a method for which all ``patches`` are worth the same; it keeps ``kept (B, K)``."""

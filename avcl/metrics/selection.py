@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -93,6 +93,33 @@ def audio_source(interval: tuple[int, int], grid: Grid, patch: int) -> Tensor:
     return reduce(sounds, "(t p) -> t", "mean", p=patch).repeat_interleave(grid.freqs)
 
 
+class Source(NamedTuple):
+    """Where the source of B clips is, by modality (``video``, ``audio``).
+
+    ``share``: of each patch's pixels or time, (B, L) · ``patches``: bool, (B, V) and (B, times), those of which it
+    fills half, or of a source that is nowhere as large the one of which it fills most.
+    """
+
+    share: dict[str, Tensor]
+    patches: dict[str, Tensor]
+
+
+def source_of(truths: Sequence[Any], grid: Grid, patch: int) -> Source:
+    """The source of clips of which the truth is known (see ``avcl.scenario.truth_of``)."""
+    share = {
+        "video": torch.stack([video_source(truth.mask, patch) for truth in truths]),
+        "audio": torch.stack([audio_source(truth.interval, grid, patch) for truth in truths]),
+    }
+    whole = {"video": share["video"], "audio": share["audio"][:, :: grid.freqs]}
+    enough = {kind: (x > 0) & (x >= x.amax(1, keepdim=True).clamp(max=HALF)) for kind, x in whole.items()}
+    return Source(share, enough)
+
+
+def in_time(importance: Tensor, freqs: int) -> Tensor:
+    """Importance of audio patches (B, A) summed over the ``freqs`` of each patch of time, (B, times)."""
+    return reduce(importance.double(), "b (t f) -> b t", "sum", f=freqs)
+
+
 # ---- a method against the truth --------------------------------------------------------------------------------
 
 
@@ -129,8 +156,7 @@ def selection_scores(
     Of video patches and of audio patches in time, ``<video|audio>/<name>``, means over clips:
 
     - ``auc`` of importance (chance: 0.5), and ``recall`` of the source among as many of the most important patches
-      as are kept (chance: ``recall_chance``); patches of the source are those of which it fills half,
-      or of a source that is nowhere as large the one of which it fills most;
+      as are kept (chance: ``recall_chance``); which patches are the source's: ``Source``;
     - ``source_<kept|pruned|visible|all>``: share of these patches that is source (chance: that of all); visible are
       those that the masks leave of the kept ones; None where nothing is pruned;
     - ``entropy`` of importance, as a share of its maximum: at 1 it is blind.
@@ -152,28 +178,24 @@ def selection_scores(
         if found is None:
             return {}
         masks = backbone.draw_masks(clip.take(found.video.kept, found.audio.kept), generator)
-        facts = [truth(number) for number in good]
-        source = {
-            "video": torch.stack([video_source(fact.mask, backbone.patch) for fact in facts]),
-            "audio": torch.stack([audio_source(fact.interval, backbone.grid, backbone.patch) for fact in facts]),
-        }
+        source = source_of([truth(number) for number in good], backbone.grid, backbone.patch)
         for kind, choice in zip(KINDS, (found.video, found.audio), strict=True):
             visible = getattr(masks, kind)[:, : getattr(masks, f"{kind}_visible")]
             freqs = backbone.grid.freqs if kind == "audio" else 1
-            for key, value in _compared(choice, visible, source[kind], freqs):
+            for key, value in _compared(choice, visible, source.share[kind], source.patches[kind], freqs):
                 rows.setdefault(f"{kind}/{key}", []).append(value)
     return {key: _mean(torch.cat(values)) for key, values in rows.items()}
 
 
-def _compared(choice: Choice, visible: Tensor, source: Tensor, freqs: int) -> Iterator[tuple[str, Tensor]]:
-    """Every score of each clip, (B,), by name; importance and source are summed over ``freqs`` to a patch of time."""
+def _compared(
+    choice: Choice, visible: Tensor, source: Tensor, is_source: Tensor, freqs: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Every score of each clip, (B,), by name; importance is summed over ``freqs`` to a patch of time."""
     importance, kept = choice.importance.cpu().double(), choice.kept.cpu()
-    in_time, keep = reduce(importance, "b (t f) -> b t", "sum", f=freqs), round(kept.shape[1] / freqs)
-    share = rearrange(source, "b (t f) -> b t f", f=freqs)[..., 0]
-    is_source = (share > 0) & (share >= share.amax(1, keepdim=True).clamp(max=HALF))
-    yield "auc", auc(in_time, is_source)
-    yield "recall", recall(in_time, is_source, keep)
-    yield "recall_chance", torch.full((len(source),), min(1.0, keep / in_time.shape[1]), dtype=torch.float64)
+    summed, keep = in_time(importance, freqs), round(kept.shape[1] / freqs)
+    yield "auc", auc(summed, is_source)
+    yield "recall", recall(summed, is_source, keep)
+    yield "recall_chance", torch.full((len(source),), min(1.0, keep / summed.shape[1]), dtype=torch.float64)
     yield "source_kept", source.gather(1, kept).mean(1)
     if choice.pruned is not None:
         pruned = choice.pruned.cpu()

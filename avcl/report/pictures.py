@@ -1,4 +1,4 @@
-"""Draws clips as a method sees them: importance, what was kept, pruned, visible and reconstructed, and the truth."""
+"""Figures of what a method selects of clips: importance, kept, pruned, visible, reconstructed; and how it drifts."""
 
 from __future__ import annotations
 
@@ -8,255 +8,139 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from einops import rearrange
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from avcl.clip import Clip, Grid
-from avcl.metrics.selection import HALF, audio_source, auc, video_source
+from avcl.clip import Clip
+from avcl.metrics.selection import auc, in_time
+from avcl.report.panels import EMPTY, HEAT, KINDS, PRUNED, TRUTH, Kind, Shown, heat, mark, picture, write
+from avcl.selection import Choice, Selection
 
-HEAT = "viridis"  # readable without colour vision, and when printed in grey
-TRUTH, PRUNED, EMPTY = "#ff5fd2", "#e69f00", "#d9d9d9"
-KINDS = ("video", "audio")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One whole clip, a batch of one, with the grid of its patches; ``truth`` has ``mask`` and ``interval``."""
-
-    clip: Clip
-    grid: Grid
-    patch: int
-    truth: Any = None
-
-    def map(self, kind: str, values: Tensor) -> NDArray[np.float64]:
-        """A value for each patch (L,) as an image of them: frames side by side, or mel over time."""
-        grid, numbers = self.grid, values.detach().double().cpu().numpy()
-        if kind == "video":
-            return rearrange(numbers, "(t r c) -> r (t c)", t=grid.frames, r=grid.rows)
-        return rearrange(numbers, "(t f) -> f t", f=grid.freqs)
-
-    def image(self, kind: str, clip: Clip | None = None) -> NDArray[np.float64]:
-        """Pixels of ``clip``, a part of this one or all of it: frames side by side, (H, T * W, 3), or log-mel (M, T).
-
-        In 0..1 between the whole clip's lowest and highest percent; NaN where ``clip`` has no patch.
-        """
-        whole = getattr(self.clip, kind)[0].float().cpu()
-        low, high = np.quantile(whole.numpy(), (0.01, 0.99))
-        pixels = torch.full_like(whole, float("nan"))
-        part = self.clip if clip is None else clip
-        pixels[getattr(part, f"{kind}_at")[0].cpu()] = getattr(part, kind)[0].float().cpu()
-        flat = np.clip((pixels.numpy() - low) / max(high - low, 1e-6), 0, 1)
-        grid, patch = self.grid, self.patch
-        if kind == "video":
-            size = {"t": grid.frames, "r": grid.rows, "c": grid.cols, "p": patch, "q": patch}
-            return rearrange(flat, "(t r c) (p q k) -> (r p) (t c q) k", **size)
-        return rearrange(flat, "(t f) (p q) -> (f q) (t p)", t=grid.times, p=patch, q=patch)
-
-    def source(self, kind: str) -> Tensor | None:
-        """Whether each patch is one of the source, (1, L) bool, where the truth is known."""
-        if self.truth is None:
-            return None
-        if kind == "video":
-            share = video_source(self.truth.mask, self.patch)
-        else:
-            share = audio_source(self.truth.interval, self.grid, self.patch)
-        return ((share > 0) & (share >= share.max().clamp(max=HALF)))[None]
+Maps = Mapping[str, tuple[Tensor, float]]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of a clip: by modality the fields of a ``Choice``, ``seen`` by the encoder, ``rebuilt`` from it."""
+    """What became of one clip: what was selected of it, ``seen`` by the encoder, and ``rebuilt`` by the decoder."""
 
     shown: Shown
-    choice: Mapping[str, Mapping[str, Tensor | None]]
+    selection: Selection
     seen: Clip
     rebuilt: Clip | None
 
 
 def selection_figure(clips: Sequence[Kept], title: str) -> Figure:
-    """A row of pictures for the frames of each clip, and one for its spectrogram."""
-    correlated = any(_differs(kept.choice[kind]["correlation"]) for kept in clips for kind in KINDS)
+    """Of each clip a row of pictures for its frames, and one for its spectrogram."""
+    choices = [choice for kept in clips for choice in kept.selection]
+    correlated = any(choice.correlation is not None and choice.correlation.any() for choice in choices)
+    pruned = any(choice.pruned is not None and choice.pruned.any() for choice in choices)
     rebuilt = any(kept.rebuilt is not None for kept in clips)
-    heads = ["clip", "importance"]
-    heads += ["correlation with the past"] * correlated + ["kept", "seen by the encoder"] + ["reconstructed"] * rebuilt
-    figure, axes = _sheet(len(clips), len(heads), title, top=heads)
+    heads = ["clip", "importance"] + ["correlation with the past"] * correlated
+    heads += ["kept", "seen by the encoder"] + ["reconstructed from it"] * rebuilt
+    note = "heat is from 0 to the highest of a clip; of what is kept the encoder sees a random part"
+    figure, axes = _sheet(len(clips), heads, title, note)
     for row, kept in enumerate(clips):
         for half, kind in enumerate(KINDS):
+            shown, choice = kept.shown, getattr(kept.selection, kind)
             panels = iter(axes[2 * row + half])
-            shown, choice = kept.shown, kept.choice[kind]
-            _picture(next(panels), shown, kind)
-            _heat(next(panels), shown, kind, choice["importance"], _auc(shown, kind, choice["importance"]))
+            picture(next(panels), shown, kind)
+            heat(next(panels), shown, kind, choice.importance, _auc(shown, kind, choice))
             if correlated:
-                _heat(next(panels), shown, kind, choice["correlation"])
-            _kept(next(panels), shown, kind, choice)
-            _picture(next(panels), shown, kind, kept.seen)
-            if rebuilt and kept.rebuilt is not None:
-                _picture(next(panels), shown, kind, kept.rebuilt)
-        axes[2 * row][0].set_ylabel(f"clip {row + 1}\nframes")
-    _legend(figure, any(kept.shown.truth is not None for kept in clips), pruned=correlated, kept=True)
+                heat(next(panels), shown, kind, choice.correlation)
+            panel = next(panels)
+            picture(panel, shown, kind, _part(shown, kind, choice))
+            mark(panel, shown, kind, choice.pruned)
+            write(panel, f"{choice.kept.shape[1]} of {choice.importance.shape[1]} patches")
+            picture(next(panels), shown, kind, kept.seen)
+            if kept.rebuilt is not None:
+                picture(next(panels), shown, kind, kept.rebuilt)
+        axes[2 * row][0].set_ylabel(f"clip {row + 1}\nframes", fontsize=8)
+    marks: list[Any] = [Patch(color=EMPTY, label="not kept, or not seen")]
+    marks += [Patch(color=PRUNED, label="pruned: belongs to the past")] * pruned
+    _legend(figure, [kept.shown for kept in clips], marks)
     return figure
 
 
-def forgetting_figure(
-    rows: Sequence[tuple[Shown, Sequence[Mapping[str, tuple[Tensor, float]]]]], tasks: Sequence[str], title: str
-) -> Figure:
-    """One clip of each task: importance after that task and after every later one, with its correlation to the first.
+def forgetting_figure(rows: Sequence[tuple[Shown, Sequence[Maps]]], tasks: Sequence[str], title: str) -> Figure:
+    """One clip of each task: its importance after that task and after every later one.
 
-    ``rows``: a clip with importance (L,) and correlation by modality, one for each task from its own on.
+    ``rows``: a clip and, for each task from its own on, by modality importance (1, L) and the correlation with the
+    first of them.
     """
     heads = ["clip", *(f"after task {number + 1}\n{name}" for number, name in enumerate(tasks))]
-    figure, axes = _sheet(len(rows), len(heads), title, top=heads)
+    note = "heat is importance; r: its correlation with what it was right after the clip's own task"
+    figure, axes = _sheet(len(rows), heads, title, note)
     for row, (shown, maps) in enumerate(rows):
+        first = len(heads) - len(maps)
         for half, kind in enumerate(KINDS):
             line = axes[2 * row + half]
-            _picture(line[0], shown, kind)
-            first = len(heads) - len(maps)
+            picture(line[0], shown, kind)
+            for panel in line[1:first]:
+                panel.set_axis_off()
             for place, (panel, found) in enumerate(zip(line[first:], maps, strict=True)):
                 importance, correlation = found[kind]
                 same = "" if np.isnan(correlation) else f"r = {correlation:.2f}"
-                _heat(panel, shown, kind, importance, same if place else "just learned")
-            for panel in line[1:first]:
-                panel.set_axis_off()
-        axes[2 * row][0].set_ylabel(f"a clip of\n{tasks[len(tasks) - len(maps)]}")
-    _legend(figure, any(shown.truth is not None for shown, _ in rows), pruned=False, kept=False)
-    note = "r: correlation of the map with the one right after the clip's own task; 1 is nothing forgotten"
-    figure.text(0.995, 0.004, note, ha="right", va="bottom", fontsize=7.5, color="#444444")
+                heat(panel, shown, kind, importance, same if place else "just learned")
+        axes[2 * row][0].set_ylabel(f"a clip of\n{tasks[first - 1]}", fontsize=8)
+    _legend(figure, [shown for shown, _ in rows], [])
     return figure
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, in a folder that is made."""
+def write_figure(figure: Figure, path: Path) -> Image.Image:
+    """Write a PNG, in a folder that is made; returns its pixels, so that it is drawn but once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+    with Image.open(path) as written:
+        return written.convert("RGB")
 
 
-def _sheet(clips: int, columns: int, title: str, top: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
-    figure = Figure(figsize=(2.1 * columns + 0.5, 2.05 * clips + 1.0), layout="constrained")
+def _sheet(clips: int, heads: Sequence[str], title: str, note: str) -> tuple[Figure, NDArray[Any]]:
+    """Two rows of axes for each clip, frames over spectrogram, under a head for each column."""
+    width, height = 2.1 * len(heads) + 1.1, 2.0 * clips + 1.25
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * clips, columns, squeeze=False, height_ratios=[1.25, 0.8] * clips)
+    edges = {"left": 0.45 / width, "right": 1 - 0.75 / width, "top": 1 - 0.9 / height, "bottom": 0.4 / height}
+    grid = {"height_ratios": [1.25, 0.8] * clips, "wspace": 0.05, "hspace": 0.25, **edges}
+    axes = figure.subplots(2 * clips, len(heads), squeeze=False, gridspec_kw=grid)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
-    for panel, head in zip(axes[0], top, strict=True):
-        panel.set_title(head, fontsize=9, pad=14 if head != "clip" else 14)
+    for panel, head in zip(axes[0], heads, strict=True):
+        panel.set_title(head, fontsize=9, pad=13)
     for row in range(clips):
-        axes[2 * row + 1][0].set_ylabel("log-mel")
-    for panel in axes[:, 0]:
-        panel.yaxis.label.set_size(8)
-    axes[-1][0].set_xlabel("time", fontsize=8)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+        axes[2 * row + 1][0].set_ylabel("log-mel\nover time", fontsize=8)
+    figure.suptitle(title, fontsize=11, fontweight="bold", y=1 - 0.08 / height, va="top")
+    figure.text(0.5, 1 - 0.28 / height, note, fontsize=8, color="#444444", ha="center", va="top")
     return figure, axes
 
 
-def _picture(panel: Axes, shown: Shown, kind: str, clip: Clip | None = None) -> None:
-    """Pixels, grey where there is no patch, with the truth's outline."""
-    image = shown.image(kind, clip)
-    panel.set_facecolor(EMPTY)
-    if kind == "video":
-        seen = ~np.isnan(image).any(2)
-        panel.imshow(np.dstack([np.nan_to_num(image), seen]), aspect="auto", interpolation="nearest")
-    else:
-        panel.imshow(image, cmap="magma", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
-    _outline(panel, shown, kind, image.shape[1])
+def _part(shown: Shown, kind: Kind, choice: Choice) -> Clip:
+    """The clip with the kept patches of one modality, and whatever of the other."""
+    kept, other = choice.kept.to(shown.clip.video.device), choice.kept[:, :0].to(shown.clip.video.device)
+    return shown.clip.take(kept, other) if kind == "video" else shown.clip.take(other, kept)
 
 
-def _heat(panel: Axes, shown: Shown, kind: str, scores: Tensor | None, note: str = "") -> None:
-    """A score of every patch, from 0 to the clip's highest, over the pixels in grey."""
-    image = shown.image(kind)
-    if scores is None:
-        panel.set_axis_off()
-        return
-    height, width = image.shape[:2]
-    grey = image.mean(2) if kind == "video" else image
-    where: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": (-0.5, width - 0.5, *_ends(kind, height))}
-    heat = shown.map(kind, scores)
-    panel.imshow(grey, cmap="gray", vmin=0, vmax=1, origin="upper" if kind == "video" else "lower", **where)
-    panel.imshow(
-        heat, cmap=HEAT, vmin=0, vmax=max(heat.max(), 1e-12), alpha=0.75,
-        origin="upper" if kind == "video" else "lower", **where,
-    )  # fmt: skip
-    _outline(panel, shown, kind, width)
-    if note:
-        panel.text(1, 1.01, note, transform=panel.transAxes, fontsize=7, ha="right", va="bottom")
-
-
-def _kept(panel: Axes, shown: Shown, kind: str, choice: Mapping[str, Tensor | None]) -> None:
-    """The kept patches alone; those that were pruned are marked."""
-    kept, pruned = choice["kept"], choice["pruned"]
-    assert kept is not None
-    rows = {key: value[None] for key, value in (("video", kept), ("audio", kept))}
-    other = torch.arange(1)[None]
-    part = shown.clip.take(rows["video"], other) if kind == "video" else shown.clip.take(other, rows["audio"])
-    _picture(panel, shown, kind, part)
-    image = shown.image(kind)
-    if pruned is not None and pruned.any():
-        marked = np.where(shown.map(kind, pruned) > 0, 1.0, np.nan)
-        height, width = image.shape[:2]
-        panel.imshow(
-            marked, cmap=ListedColormap([PRUNED]), aspect="auto", interpolation="nearest",
-            origin="upper" if kind == "video" else "lower",
-            extent=(-0.5, width - 0.5, *_ends(kind, height)),
-        )  # fmt: skip
-    count = getattr(shown.grid, kind)
-    panel.text(1, 1.01, f"{len(kept)} of {count} patches", transform=panel.transAxes, fontsize=7, ha="right", va="bottom")
-
-
-def _ends(kind: str, height: int) -> tuple[float, float]:
-    """Bottom and top of an image's extent: frames count rows from above, mel bands from below."""
-    return (height - 0.5, -0.5) if kind == "video" else (-0.5, height - 0.5)
-
-
-def _outline(panel: Axes, shown: Shown, kind: str, width: int) -> None:
-    """The edge of what sounds, and edges between frames."""
-    if kind == "video":
-        step = width // shown.grid.frames
-        for frame in range(1, shown.grid.frames):
-            panel.axvline(frame * step - 0.5, color="white", linewidth=1.5)
-    if shown.truth is None:
-        return
-    if kind == "video":
-        mask = rearrange(shown.truth.mask.numpy().astype(float), "t h w -> h (t w)")
-        if mask.any():
-            panel.contour(mask, levels=[0.5], colors="white", linewidths=2.2)
-            panel.contour(mask, levels=[0.5], colors=TRUTH, linewidths=1.2)
-    else:
-        for edge in shown.truth.interval:
-            panel.axvline(edge - 0.5, color="white", linewidth=2.2)
-            panel.axvline(edge - 0.5, color=TRUTH, linewidth=1.2)
-
-
-def _auc(shown: Shown, kind: str, importance: Tensor | None) -> str:
-    source = shown.source(kind)
-    if source is None or importance is None or bool(source.all()):
+def _auc(shown: Shown, kind: Kind, choice: Choice) -> str:
+    source = shown.source
+    if source is None:
         return ""
     freqs = shown.grid.freqs if kind == "audio" else 1
-    in_time = importance.double().view(1, -1, freqs).sum(2)
-    return f"AUC {float(auc(in_time, source.view(1, -1, freqs)[..., 0])):.2f}"
+    value = float(auc(in_time(choice.importance.cpu(), freqs), source.patches[kind]))
+    return "" if np.isnan(value) else f"AUC {value:.2f}"
 
 
-def _differs(values: Tensor | None) -> bool:
-    return values is not None and bool((values != values.flatten()[0]).any())
-
-
-def _legend(figure: Figure, truth: bool, pruned: bool, kept: bool) -> None:
-    marks: list[Any] = []
-    if truth:
-        marks.append(Line2D([], [], color=TRUTH, label="truth: the object that sounds, and when"))
-    if kept:
-        marks.append(Patch(color=EMPTY, label="left out"))
-    if pruned:
-        marks.append(Patch(color=PRUNED, label="pruned: belongs to the past"))
-    bar = figure.colorbar(
-        __import__("matplotlib.cm", fromlist=["ScalarMappable"]).ScalarMappable(cmap=HEAT),
-        ax=figure.axes, location="right", shrink=0.4, aspect=30, pad=0.01,
-    )  # fmt: skip
+def _legend(figure: Figure, clips: Sequence[Shown], marks: Sequence[Any]) -> None:
+    """What outline, colours and heat mean."""
+    truth = Line2D([], [], color=TRUTH, label="truth: the object that sounds, and when")
+    handles = [truth] * any(shown.truth is not None for shown in clips) + [*marks]
+    width, height = figure.get_size_inches()
+    if handles:
+        place = (0.35 / width, 0.02 / height)
+        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=place, ncols=3, fontsize=8, frameon=False)
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), cax=figure.add_axes((1 - 0.65 / width, 0.3, 0.1 / width, 0.4)))
     bar.set_ticks([0, 1], labels=["0", "clip's\nhighest"], fontsize=7)
-    if marks:
-        figure.legend(handles=marks, loc="outside lower left", ncols=len(marks), fontsize=8, frameon=False)
