@@ -61,7 +61,7 @@ def test_a_picture_says_what_it_shows(tmp_path):
     for head in ("clip", "importance", "correlation with the past", "kept", "seen by the encoder", "What x selects"):
         assert head in said
     assert {"4 of 8 patches", "clip 2\nframes", "pruned: belongs to the past", "AUC 0.50"} <= set(said)
-    assert "AUC 0.33" in said, "patches 0 and 4 of 0..7: of twelve pairs four"
+    assert "AUC 0.25" in said, "patches 0 and 4 of 0..7: of twelve pairs three"
     assert any("truth" in text for text in said)
     image = write_figure(figure, tmp_path / "new" / "a.png")
     with Image.open(tmp_path / "new" / "a.png") as written:
