@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("a2v", "v2a")
 MEASURES = ("R@mean", "R@1", "R@5", "R@10", "median_rank")
-ANSWER = ("average", "forgetting", "learning_accuracy", "chance")
+ANSWER = ("average", "forgetting", "learning_accuracy")
 Layout = dict[str, dict[str, list[Any]]]
 
 
 class Board(TensorboardLogger):
     """Avalanche's TensorBoard logger, laid out to be read.
 
-    What an earlier run wrote after ``resumed_at`` steps is taken back. Besides every metric's values: ``continual/<average|forgetting|learning_accuracy|chance>``, the mean recall over
-    both directions, which is the first group of the page; ``continual/task_matrix``, an image; all tasks of a measure
-    in one chart each, under "Custom scalars"; ``settings`` as text, and as hyper-parameters with average and
-    forgetting, so that the runs of a folder can be compared.
+    What an earlier run wrote after ``resumed_at`` steps is taken back. Besides every metric's values there are:
+    ``continual/<average|forgetting|learning_accuracy>``, of the mean recall over both directions, and the image
+    ``continual/task_matrix``, which are the first group of the page; under "Custom scalars" a chart for each measure
+    with all tasks in it; ``settings`` as text, and as hyper-parameters with average and forgetting, so that the runs
+    of a folder can be compared.
     """
 
     name = "tensorboard"
@@ -41,6 +42,7 @@ class Board(TensorboardLogger):
         BaseLogger.__init__(self)  # Avalanche's own would open a second file, without a step to purge from
         self.folder, self.resumed_at = folder, resumed_at
         self.tasks: Sequence[str] = ()
+        self.parts: Sequence[str] = ()
 
     @cached_property
     def writer(self) -> SummaryWriter:
@@ -49,7 +51,7 @@ class Board(TensorboardLogger):
 
     def open(self, run: Run) -> None:
         """Write what is known before the first step: charts and settings."""
-        self.tasks = run.scenario.task_names
+        self.tasks, self.parts = run.scenario.task_names, run.parts
         self.writer.add_custom_scalars(layout(self.tasks))
         if run.settings:
             text = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=True)
@@ -75,7 +77,9 @@ class Board(TensorboardLogger):
                 self.writer.add_scalar(f"continual/{name}", sum(both) / len(both), step)
         matrices = dict(self._matrices(strategy))
         if matrices:
-            figure = matrix_figure(matrices, self.tasks, "Mean recall of every task after every task, percent")
+            figure = matrix_figure(
+                matrices, self.tasks, self.parts, "Mean recall of every task after every task, percent"
+            )
             figure.canvas.draw()  # type: ignore[attr-defined]
             pixels = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
             self.log_single_metric("continual/task_matrix", pixels.convert("RGB"), step)
@@ -103,7 +107,7 @@ def layout(tasks: Sequence[str]) -> Layout:
 
     both = [f"eval/{direction}/R@mean" for direction in DIRECTIONS]
     answer = {
-        "average of mean recall, beside chance": chart("continual/average", "continual/chance"),
+        "average of mean recall over both directions, and chance": chart("continual/average", f"{both[0]}/chance"),
         "forgetting": chart("continual/forgetting", *(f"{tag}/forgetting" for tag in both)),
         "learning accuracy: each task right after it was learned": chart("continual/learning_accuracy"),
         "average by direction": chart(*(f"{tag}/average" for tag in both)),
@@ -131,7 +135,7 @@ def layout(tasks: Sequence[str]) -> Layout:
         "clips per second": chart("train/speed/clips_per_second"),
         "peak memory, MiB": chart("train/speed/peak_memory_mib"),
     }
-    return {"1 answer": answer, "2 every task": every, "3 selection": selection, "4 training": training}
+    return {"Average and forgetting": answer, "Every task": every, "Selection": selection, "Training": training}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | str | float | int]]:
