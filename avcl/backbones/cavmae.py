@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -200,7 +200,7 @@ class CavMae(Backbone, Pretrained):
             made = losses.reconstructed(predicted, getattr(hidden, kind))
             back = getattr(masks, kind).argsort(1)[..., None].expand(-1, -1, made.shape[2])
             patches[kind] = torch.cat([getattr(seen, kind), made.to(clip.video.dtype)], dim=1).gather(1, back)
-        return replace(clip, **patches, label=None, task=None)
+        return Clip(**clip.tensors() | patches)
 
     def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
         """Random masks: ``mask_ratio`` of each modality's patches, each patch as likely as any other."""

@@ -9,12 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from avcl.compat import BaseLogger, MetricValue, TensorboardLogger
-from avcl.report.matrix import matrix_figure
+from avcl.report.matrix import matrix_figure, pixels
 from avcl.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ class Board(TensorboardLogger):
             self.writer.add_text("settings", "".join(f"    {line}\n" for line in text.splitlines()))
             answer = {f"continual/{name}": 0.0 for name in ("average", "forgetting")}
             experiment, started, self._ended = hparams(dict(flat(run.settings)), answer)
-            for summary in (experiment, started):
-                self.writer.file_writer.add_summary(summary)
+            self._add(experiment, started)
 
     def log_single_metric(self, name: str, value: Any, x_plot: int) -> None:
         """Write one value, unless it is a variant or a constant that ``results.json`` has."""
@@ -73,16 +71,15 @@ class Board(TensorboardLogger):
         step, found = strategy.clock.train_iterations, {value.name: value.value for value in metric_values}
         for name in ANSWER:
             both = [found.get(f"eval/{direction}/R@mean/{name}") for direction in DIRECTIONS]
-            if None not in both:
-                self.writer.add_scalar(f"continual/{name}", sum(both) / len(both), step)
+            known = [float(value) for value in both if value is not None]
+            if len(known) == len(both):
+                self.writer.add_scalar(f"continual/{name}", sum(known) / len(known), step)
         matrices = dict(self._matrices(strategy))
         if matrices:
             figure = matrix_figure(
                 matrices, self.tasks, self.parts, "Mean recall of every task after every task, percent"
             )
-            figure.canvas.draw()  # type: ignore[attr-defined]
-            pixels = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            self.log_single_metric("continual/task_matrix", pixels.convert("RGB"), step)
+            self.log_single_metric("continual/task_matrix", pixels(figure), step)
 
     def _matrices(self, learner: Learner) -> Iterator[tuple[str, Any]]:
         for metric in learner.evaluator.metrics:
@@ -91,11 +88,17 @@ class Board(TensorboardLogger):
                 if matrix := measures.get(f"{direction}/R@mean", {}).get("matrix"):
                     yield title, matrix
 
+    def _add(self, *summaries: Any) -> None:
+        """Write summaries that torch's writer would put into a folder of their own."""
+        file: Any = self.writer.file_writer
+        for summary in summaries:
+            file.add_summary(summary)
+
     def close(self) -> None:
         """Write what is left."""
         if "writer" in vars(self):
             if hasattr(self, "_ended"):
-                self.writer.file_writer.add_summary(self._ended)
+                self._add(self._ended)
             self.writer.close()
 
 
@@ -126,7 +129,7 @@ def layout(tasks: Sequence[str]) -> Layout:
             )
             for kind in kinds
         },
-        "entropy of importance (1: blind)": chart(*(f"eval/selection/{kind}/entropy" for kind in kinds)),
+        "entropy of importance (1: uniform)": chart(*(f"eval/selection/{kind}/entropy" for kind in kinds)),
         "attention kept of earlier tasks (1: nothing forgotten)": chart(*(f"eval/attention/{kind}" for kind in kinds)),
     }
     training = {

@@ -162,7 +162,7 @@ def selection_scores(
     - ``entropy`` of importance, as a share of its maximum: at 1 it is blind.
 
     Draws are a function of ``seed``, and nothing of the method changes. Also for weights outside of a run: a
-    strategy must have begun, see ``avcl.training.view.LearnerView``.
+    strategy must have begun (``avcl.training.view.begun``).
     """
     truth = truth_of(dataset)
     if truth is None:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 
 def matrix_figure(
@@ -23,7 +24,6 @@ def matrix_figure(
     top = max(float(np.max(matrix)) for matrix in matrices.values())
     width = len(matrices) * (max(0.55 * count, 2.4) + 1.3) + 0.6
     figure = Figure(figsize=(width, 0.45 * done + 1.9), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(matrices), squeeze=False)[0]
     for panel, (name, matrix) in zip(panels, matrices.items(), strict=True):
         image = panel.imshow(
@@ -43,3 +43,10 @@ def matrix_figure(
     figure.colorbar(image, ax=figure.axes, fraction=0.05, pad=0.02).ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10, fontweight="bold")
     return figure
+
+
+def pixels(figure: Figure) -> Image.Image:
+    """The drawn figure, for those who take no vectors."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")

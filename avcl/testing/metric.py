@@ -146,7 +146,7 @@ class _Run(BaseLogger):
         )
         if state is not None:
             self.learner.load_state_dict(state["learner"])
-            if hasattr(self.metric, "results"):
+            if self.metric is not None and hasattr(self.metric, "results"):
                 self.metric.load_state_dict(state["metric"])
         streams = Noise(clips_per_task=clips).benchmark()
         for task in range(self.learner.tasks_done, 2):

@@ -30,6 +30,7 @@ from avcl.scenarios.synthetic import Synthetic
 from avcl.selection import Choice, Selection
 from avcl.testing import check_metric
 from avcl.testing.toys import Noise, small_backbone
+from avcl.training.view import begun
 
 SOURCE = torch.tensor([[True, False, True, False]])
 
@@ -196,6 +197,20 @@ def test_stella_selects_as_in_training():
     chosen = strategy.pick(scores, learner.current.index, 4, 4, strategy._seed)
     assert torch.equal(chosen.video.kept, batch.video_at[:current])
     assert torch.equal(chosen.audio.kept, batch.audio_at[:current])
+
+
+def test_the_weights_of_a_run_are_scored_without_it():
+    """Where nothing is pruned, importance is a function of backbone and matching module alone."""
+    learner, dataset = trained(Stella, select_by="importance", dtype="float32"), NoiseWithTruth().clips(1, "eval")
+    strategy, before = learner.strategies[0], torch.get_rng_state()
+    initial = {f"stella.matching.{key}": value for key, value in strategy.matching.state_dict().items()}
+    alone = begun(small(Stella, select_by="importance"), learner.backbone, initial)
+    assert torch.equal(torch.get_rng_state(), before)
+    ours, theirs = (selection_scores(part, learner.backbone, dataset) for part in (alone, strategy))
+    same = [f"{kind}/{name}" for kind in ("video", "audio") for name in ("auc", "recall", "entropy", "source_all")]
+    assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
+    other = begun(small(Stella, select_by="importance"), learner.backbone)
+    assert selection_scores(other, learner.backbone, dataset)["video/entropy"] != ours["video/entropy"]
 
 
 def test_the_metric_keeps_every_promise():
