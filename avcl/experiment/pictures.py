@@ -72,8 +72,9 @@ class Pictures(PluginMetric[None]):
             yield "selection", write_figure(figure, self.folder / "pictures" / file)
         if done > 1 and len(self.attention.maps) == done:
             title = f"Where {part.name} looked after each task"
-            figure = forgetting_figure(list(self._shown(learner, done)), self.parts[:done], title)
-            yield "attention", write_figure(figure, self.folder / "pictures" / f"attention_{file}")
+            if rows := list(self._shown(learner, done)):
+                figure = forgetting_figure(rows, self.parts[:done], title)
+                yield "attention", write_figure(figure, self.folder / "pictures" / f"attention_{file}")
 
     @torch.no_grad()
     def _kept(self, learner: Learner, part: Strategy, task: int) -> Iterator[Kept]:

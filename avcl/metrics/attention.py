@@ -70,6 +70,8 @@ class AttentionForgetting(PluginMetric[dict[str, Any]]):
             if selection is None:
                 return None
             found.append(selection)
+        if not found:  # every one of them is corrupt
+            return None
         return {kind: torch.cat([getattr(one, kind).importance.float().cpu() for one in found]) for kind in KINDS}
 
     def correlation(self, kind: str, after: int, task: int) -> Tensor:

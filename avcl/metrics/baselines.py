@@ -39,6 +39,7 @@ class Baseline:
         else:
             video, audio = clip.video.var(2), clip.audio.mean(2)
             audio = audio - audio.amin(1, keepdim=True)
+        video, audio = video.to(clip.video.device), audio.to(clip.video.device)
         return Selection(video=_best(video, self.keep_video), audio=_best(audio, self.keep_audio))
 
 

@@ -44,7 +44,7 @@ def selection_figure(clips: Sequence[Kept], title: str) -> Figure:
     heads = ["clip", "importance"] + ["correlation with the past"] * correlated
     heads += ["kept", "seen by the encoder"] + ["reconstructed from it"] * rebuilt
     note = "heat is from 0 to the highest of a clip; of what is kept the encoder sees a random part"
-    figure, axes = _sheet(len(clips), heads, title, note)
+    figure, axes = _sheet([kept.shown for kept in clips], heads, title, note)
     for row, kept in enumerate(clips):
         for half, kind in enumerate(KINDS):
             shown, choice = kept.shown, getattr(kept.selection, kind)
@@ -75,7 +75,7 @@ def forgetting_figure(rows: Sequence[tuple[Shown, Sequence[Maps]]], tasks: Seque
     """
     heads = ["clip", *(f"after task {number + 1}\n{name}" for number, name in enumerate(tasks))]
     note = "heat is importance; r: its correlation with what it was right after the clip's own task"
-    figure, axes = _sheet(len(rows), heads, title, note)
+    figure, axes = _sheet([shown for shown, _ in rows], heads, title, note)
     for row, (shown, maps) in enumerate(rows):
         first = len(heads) - len(maps)
         for half, kind in enumerate(KINDS):
@@ -100,19 +100,21 @@ def write_figure(figure: Figure, path: Path) -> Image.Image:
         return written.convert("RGB")
 
 
-def _sheet(clips: int, heads: Sequence[str], title: str, note: str) -> tuple[Figure, NDArray[Any]]:
+def _sheet(clips: Sequence[Shown], heads: Sequence[str], title: str, note: str) -> tuple[Figure, NDArray[Any]]:
     """Two rows of axes for each clip, frames over spectrogram, under a head for each column."""
-    width, height = 2.1 * len(heads) + 1.1, 2.0 * clips + 1.25
+    rows, grid = len(clips), clips[0].grid
+    column = min(3.6, max(2.1, 1.05 * grid.frames * grid.cols / grid.rows))  # inches: frames keep their shape
+    width, height = column * len(heads) + 1.1, 2.0 * rows + 1.25
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     edges = {"left": 0.45 / width, "right": 1 - 0.75 / width, "top": 1 - 0.9 / height, "bottom": 0.4 / height}
-    grid = {"height_ratios": [1.25, 0.8] * clips, "wspace": 0.05, "hspace": 0.25, **edges}
-    axes = figure.subplots(2 * clips, len(heads), squeeze=False, gridspec_kw=grid)
+    spaces = {"height_ratios": [1.25, 0.8] * rows, "wspace": 0.05, "hspace": 0.25, **edges}
+    axes = figure.subplots(2 * rows, len(heads), squeeze=False, gridspec_kw=spaces)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
     for panel, head in zip(axes[0], heads, strict=True):
         panel.set_title(head, fontsize=9, pad=13)
-    for row in range(clips):
+    for row in range(rows):
         axes[2 * row + 1][0].set_ylabel("log-mel\nover time", fontsize=8)
     figure.suptitle(title, fontsize=11, fontweight="bold", y=1 - 0.08 / height, va="top")
     figure.text(0.5, 1 - 0.28 / height, note, fontsize=8, color="#444444", ha="center", va="top")
