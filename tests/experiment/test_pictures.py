@@ -8,11 +8,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from avcl.experiment import run as run_module
 from avcl.experiment.run import Run
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.stella import Stella
 from avcl.testing.toys import small_backbone
+from avcl.training.saving import Saving
 
 
 def make_run(folder, cls=Stella, **more):
@@ -60,15 +60,16 @@ def test_training_is_the_same_without_pictures_and_selection_scores(finished, tm
 def test_a_stopped_run_ends_with_the_same_results(finished, tmp_path, monkeypatch):
     save = Run._save
 
-    def save_then_die(self, learner):
-        save(self, learner)
+    def save_then_die(self, learner, evaluation_due=False):
+        save(self, learner, evaluation_due)
         if learner.clock.train_iterations == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(Run, "_save", save_then_die)
+    killed = make_run(tmp_path / "killed")
+    killed.checkpoint = Saving(every_steps=1)
     with pytest.raises(KeyboardInterrupt):
-        make_run(tmp_path / "killed").train()
+        killed.train()
     monkeypatch.setattr(Run, "_save", save)
     make_run(tmp_path / "killed").train(resume=True)
     assert (tmp_path / "killed" / "results.json").read_bytes() == (finished / "results.json").read_bytes()
