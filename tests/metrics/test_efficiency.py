@@ -120,7 +120,7 @@ def test_times_leave_evaluation_out(monkeypatch):
         step()
 
     def evaluated(learner):
-        if learner.batches_done == 2:
+        if learner.is_training and learner.batches_done == 2:
             learner.eval(streams.eval_stream)
 
     embed = learner.backbone.embed

@@ -41,7 +41,7 @@ def test_a_row_after_every_task_and_none_within(make_learner):
     learner = make_learner(Finetune(), evaluator=quiet_evaluator(metric), eval_batch_size=5)
 
     def within(learner):
-        if learner.batches_done == 2:
+        if learner.is_training and learner.batches_done == 2:
             learner.eval(streams.eval_stream)
 
     learner.between_batches = within
