@@ -22,7 +22,7 @@ Budget = Literal["steps", "bytes", "passes"]
 
 MEANING = {
     "steps": "steps, capacity and epochs as the file says",
-    "bytes": "as many clips in each replay buffer as fit, with all that is stored beside them, into the bytes of the "
+    "bytes": "as many clips in each replay buffer as fit, with all that a method stores for each, into those of the "
     "whole float32 clips of the first method's memory.capacity",
     "passes": "epochs scaled to the first method's clip passes: clips through the backbone, current or replayed, with "
     "or without gradient, however many of their patches are seen",
