@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from avcl.errors import PluginError as PluginError
     from avcl.errors import SettingsError as SettingsError
     from avcl.errors import UserError as UserError
+    from avcl.evaluation.protocol import Evaluation as Evaluation
+    from avcl.evaluation.protocol import Frozen as Frozen
+    from avcl.evaluation.protocol import Scores as Scores
     from avcl.experiment.run import Run as Run
     from avcl.hookspecs import hookimpl as hookimpl
     from avcl.memory import Memory as Memory
@@ -35,6 +38,7 @@ _HOMES = {
     "avcl.backbones.protocol": "Backbone",
     "avcl.clip": "Clip Grid Masks Output Shape",
     "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
+    "avcl.evaluation.protocol": "Evaluation Frozen Scores",
     "avcl.experiment.run": "Run",
     "avcl.hookspecs": "hookimpl",
     "avcl.memory": "Memory",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import contextvars
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from avcl.settings import Component, Fraction
 Split = Literal["train", "eval"]
 
 _draw: contextvars.ContextVar[tuple[int, int] | None] = contextvars.ContextVar("draw", default=None)
+_window: contextvars.ContextVar[tuple[int, int] | None] = contextvars.ContextVar("window", default=None)
 
 
 @contextlib.contextmanager
@@ -42,6 +44,42 @@ def augmentation(index: int) -> np.random.Generator | None:
     """
     draw = _draw.get()
     return None if draw is None else np.random.default_rng((*draw, index))
+
+
+@contextlib.contextmanager
+def windowing(number: int, of: int) -> Iterator[None]:
+    """Within this block items show window ``number`` of so many, evenly spread: ``window`` says which."""
+    token = _window.set((number, of))
+    try:
+        yield
+    finally:
+        _window.reset(token)
+
+
+def window() -> tuple[int, int] | None:
+    """Which window of a recording to show in evaluation, and of how many; None for the one in the middle."""
+    return _window.get()
+
+
+def truth_of(clips: Any) -> Callable[[int], Any] | None:
+    """What tells the truth about clip i of a dataset, or None where nothing does.
+
+    The truth has ``mask (T, H, W)``, bool, and ``interval (start, stop)`` in mel frames.
+    """
+    if isinstance(clips, _Named):
+        return truth_of(clips.clips)
+    if isinstance(clips, Subset):
+        whole = truth_of(clips.dataset)
+        return whole and (lambda i: whole(clips.indices[i]))
+    if isinstance(clips, ConcatDataset):
+        parts = [truth_of(part) for part in clips.datasets]
+
+        def find(i: int) -> Any:
+            part = bisect.bisect_right(clips.cumulative_sizes, i)
+            return parts[part](i - ([0, *clips.cumulative_sizes])[part])  # type: ignore[misc]
+
+        return find if parts and all(parts) else None
+    return getattr(clips, "truth", None)
 
 
 @dataclass(kw_only=True)
@@ -81,6 +119,11 @@ class Scenario(Component):
     def gallery_only(self) -> frozenset[int]:
         """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""
         return frozenset()
+
+    @property
+    def windowed(self) -> bool:
+        """Whether an item shows a window of a longer recording, so that ``windowing`` can show others."""
+        return False
 
     @property
     def refused(self) -> list[BadClip]:

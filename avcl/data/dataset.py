@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from avcl.clip import Shape
 from avcl.data import decode, log_mel, transforms, windows
 from avcl.data.source import Source, inspect, require_length
-from avcl.scenario import augmentation
+from avcl.scenario import augmentation, window
 
 
 class Files(Dataset):
@@ -48,13 +48,15 @@ class Files(Dataset):
         }
 
     def decoded(self, source: Source, chance: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The pictures (T, 3, H, W) uint8 and the sound (samples,) of one window, by ``chance`` or in the middle."""
+        """The pictures (T, 3, H, W) uint8 and the sound (samples,) of one window, by ``chance``, as asked, or in the middle."""
         found = inspect(source, self.window, self.seconds)
         length = min(found.video or 0.0, self.seconds)
-        if chance is None:
-            start = windows.middle_start(length, self.window)
-        else:
+        if chance is not None:
             start = windows.random_start(length, self.window, chance)
+        elif place := window():
+            start = windows.spread_start(length, self.window, *place)
+        else:
+            start = windows.middle_start(length, self.window)
         pictures = source.pictures(windows.frame_times(start, self.window, self.shape.frames))
         heard = min(self.seconds, self.shape.times * log_mel.HOP)
         wave = source.sound(heard)

@@ -1,0 +1,166 @@
+"""Frozen features of a scenario's clips: read in order, in batches, without gradient."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from avcl.backbones.protocol import Backbone
+from avcl.clip import Clip
+from avcl.errors import BadClip, UserError
+from avcl.evaluation.protocol import Frozen
+from avcl.scenario import Split, augmenting, windowing
+from avcl.training.loading import Collate, check_items
+
+log = logging.getLogger(__name__)
+
+MOST_BAD = 0.1
+"""Share of the clips that may be unusable; they are left out and named in the log."""
+
+MASKS = 0x5A  # a stream of random numbers apart from the augmentation's
+
+Kind = Literal["joint", "audio", "video", "unimodal"]
+"""Of the joint pass; of one modality alone; of both alone, one behind the other."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Which form of every clip is read: as for evaluation, augmented as in a training epoch, or one window of several.
+
+    ``epoch``: of the training whose augmentation is drawn · ``window (k, n)``: the k-th of n windows of a clip, evenly
+    spread · ``mask``: what to do to each clip's log-mel after that, given its generator.
+    """
+
+    epoch: int | None = None
+    window: tuple[int, int] | None = None
+    mask: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+
+
+class Features(NamedTuple):
+    """Rows of clips that could be used: ``values (N, D)``, ``label (N,)``, ``task (N,)``, ``number (N,)`` in the data."""
+
+    values: Tensor
+    label: Tensor
+    task: Tensor
+    number: Tensor
+
+
+def all_clips(model: Frozen, split: Split) -> Dataset:
+    """The clips of all tasks, in the order of the stream."""
+    tasks = range(len(model.scenario.task_names))
+    return ConcatDataset([model.scenario.clips(task, split) for task in tasks])
+
+
+def chosen(clips: Any, most: int | None) -> list[int]:
+    """Numbers of at most ``most`` of the clips, in order: a random choice, the same for every model; None for all."""
+    size = len(clips)
+    if most is None or most >= size:
+        return list(range(size))
+    return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(size))[:most].tolist())
+
+
+def read(
+    model: Frozen, clips: Any, view: View = View(), numbers: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, Clip]]:
+    """Batches of the clips ``numbers``, all by default: (numbers (b,), whole clips on the model's device).
+
+    A clip that cannot be used is left out and named in the log; UserError where too many are, or do not fit the backbone.
+    """
+    numbers = range(len(clips)) if numbers is None else numbers
+    parts = [list(numbers[start : start + model.batch_size]) for start in range(0, len(numbers), model.batch_size)]
+    loader = DataLoader(
+        _Viewed(clips, view, model.seed),
+        batch_sampler=parts,
+        collate_fn=Collate(),
+        num_workers=model.workers,
+        generator=torch.Generator(),
+    )
+    backbone, bad = model.backbone, 0
+    dtype = next(backbone.parameters()).dtype
+    for items, refused in loader:
+        for fault in refused:
+            log.warning("skipped %s", fault)
+        bad += len(refused)
+        if bad > MOST_BAD * len(numbers):
+            told = f"{bad} of {len(numbers)} clips cannot be used; the last: {refused[-1]}"
+            raise UserError(f"scenario {model.scenario.name!r}: {told}; look at them with `avcl data check`")
+        if isinstance(items, UserError):
+            raise items
+        if items is None:
+            continue
+        check_items(items, backbone.grid.shape(backbone.patch))
+        items = {key: value.to(model.device) for key, value in items.items()}
+        clip = Clip.cut(
+            items["frames"].to(dtype),
+            items["mel"].to(dtype),
+            backbone.patch,
+            index=items["index"],
+            label=items.get("label"),
+            task=items.get("task"),
+        )
+        yield items["number"].cpu(), clip
+
+
+def features(
+    model: Frozen,
+    clips: Any,
+    kind: Kind = "joint",
+    view: View = View(),
+    numbers: Sequence[int] | None = None,
+) -> Features:
+    """One row of float32 on the CPU for each clip that can be used."""
+    found: list[tuple[Tensor, ...]] = []
+    for number, clip in read(model, clips, view, numbers):
+        found.append((pooled(model.backbone, clip, kind).float().cpu(), clip.label.cpu(), clip.task.cpu(), number))
+    if not found:
+        raise UserError(f"scenario {model.scenario.name!r}: no clip can be used")
+    return Features(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+@torch.no_grad()
+def pooled(backbone: Backbone, clip: Clip, kind: Kind = "joint") -> Tensor:
+    """Mean-pooled features of clips, whole ones or some of their patches.
+
+    ``joint``: mean of the normed joint audio tokens beside the mean of the normed joint video tokens, (B, 2 * D) ·
+    ``unimodal``: the embeddings of each modality alone, audio beside video, (B, 2 * D) · ``audio``, ``video``: one of
+    the two, (B, D).
+    """
+    if kind != "joint":
+        audio, video = backbone.embed(clip)
+        return {"audio": audio, "video": video}.get(kind, torch.cat([audio, video], dim=1))
+    norm = getattr(backbone, "norm", None) or nn.Identity()  # a backbone of another family may end without
+    audio, video = backbone.tokens(clip)
+    return torch.cat([norm(audio).mean(1), norm(video).mean(1)], dim=1)
+
+
+@dataclass
+class _Viewed(Dataset):
+    """Clips in one of their forms, each with its ``number``; an error comes out in an item's place."""
+
+    clips: Any
+    view: View
+    seed: int
+
+    def __getitem__(self, number: int) -> Any:
+        view = self.view
+        with contextlib.ExitStack() as around:
+            if view.epoch is not None:
+                around.enter_context(augmenting(self.seed, view.epoch))
+            if view.window is not None:
+                around.enter_context(windowing(*view.window))
+            try:
+                item = self.clips[number]
+            except (BadClip, UserError) as error:
+                return error
+        if view.mask is not None:
+            draw = np.random.default_rng((self.seed, view.epoch or 0, int(item["index"]), MASKS))
+            item = {**item, "mel": view.mask(item["mel"], draw)}
+        return {**item, "number": number}
