@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets
 from avcl.cli.data import data_app
+from avcl.cli.evaluate import evaluate
 from avcl.cli.weights import WeightsFile, weights_app
 from avcl.errors import StoppedError, UserError
 
@@ -124,6 +125,9 @@ def pretrain(
     from avcl.experiment.run import Run
 
     pretraining.pretrain(Run.from_config(raw), out, frozen)
+
+
+app.command("eval")(evaluate)
 
 
 @app.command()

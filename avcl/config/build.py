@@ -116,6 +116,25 @@ def scenario_of(raw: Mapping[str, Any]) -> Scenario:
     return build(*_named("scenarios", raw.get("scenario", Sections.scenario), "scenario"), "scenario")
 
 
+def strategies_of(raw: Mapping[str, Any]) -> list[Strategy]:
+    """The strategies that a run file names, whatever else is in it; SettingsError lists every mistake."""
+    wrong: list[str] = []
+    keys = ("strategy", "shared", "methods")
+    made = _strategies(Sections(**{key: raw[key] for key in keys if raw.get(key) is not None}), wrong)
+    if wrong:
+        raise SettingsError(wrong)
+    return made
+
+
+def device_of(raw: Mapping[str, Any]) -> str:
+    """The device that a run file names; SettingsError."""
+    top = Sections(**{key: raw[key] for key in ("device",) if raw.get(key) is not None})
+    wrong: list[str] = []
+    with _collect(wrong, "device"):
+        return _device(top.device)
+    raise SettingsError(wrong)
+
+
 def method_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved sections ``strategy`` and ``learner`` of a run, whose data need not be there; SettingsError."""
     wrong: list[str] = []
