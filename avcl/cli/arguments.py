@@ -13,7 +13,7 @@ def _run_files() -> list[str]:
     return [*bundled_files(), *(path.name for path in sorted(Path().glob("*.y*ml")))]
 
 
-def _components() -> list[str]:
+def components() -> list[str]:
     """Names of entry points: for bundled components the names that `avcl list` shows."""
     from importlib.metadata import entry_points
 
@@ -38,7 +38,7 @@ Method = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        autocompletion=_components,
+        autocompletion=components,
         help="Another method than the file's, with its own settings: those that the file has for it, else defaults.",
         show_default=False,
     ),
@@ -47,7 +47,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_def
 Name = Annotated[
     str,
     typer.Argument(
-        autocompletion=_components,
+        autocompletion=components,
         help="A name that `avcl list` shows; learner, memory or run for the settings of these sections.",
         show_default=False,
     ),

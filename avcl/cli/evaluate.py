@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avcl.cli.arguments import Device, Sets
+from avcl.cli.arguments import Device, Sets, components
 from avcl.config.bundled import find_file
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="Evaluations that `avcl list` shows.", show_default=False),
+        typer.Argument(
+            metavar="TASK...", autocompletion=components, help="Evaluations that `avcl list` shows.", show_default=False
+        ),
     ],
     config: Annotated[
         Path | None,
@@ -36,7 +38,9 @@ def evaluate(
     sets: Sets = [],  # noqa: B006
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file for the scores (default: evaluations.json of the run folder).", show_default=False),
+        typer.Option(
+            help="JSON file for the scores (default: evaluations.json of the run folder).", show_default=False
+        ),
     ] = None,
     device: Device = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of one forward pass.")] = 32,

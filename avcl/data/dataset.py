@@ -48,7 +48,7 @@ class Files(Dataset):
         }
 
     def decoded(self, source: Source, chance: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The pictures (T, 3, H, W) uint8 and the sound (samples,) of one window, by ``chance``, as asked, or in the middle."""
+        """Pictures (T, 3, H, W) uint8 and sound (samples,) of a window: by ``chance``, as asked for, or the middle."""
         found = inspect(source, self.window, self.seconds)
         length = min(found.video or 0.0, self.seconds)
         if chance is not None:

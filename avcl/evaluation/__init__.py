@@ -1,4 +1,4 @@
-"""Evaluations of trained weights: retrieval, probes, and heads on frozen features, for `avcl eval` and as metrics."""
+"""Evaluations of trained weights, and each of them as a metric that a run file picks by its name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 from avcl.compat import PluginMetric
 from avcl.evaluation.metric import EvaluationMetric
-from avcl.evaluation.protocol import Evaluation
-from avcl.evaluation.retrieval import ZeroShotRetrieval
 from avcl.hookspecs import hookimpl
 from avcl.registry import registry
 
 if TYPE_CHECKING:
     from avcl.experiment.run import Run
-
-
-@hookimpl
-def evaluations() -> Iterable[type[Evaluation]]:
-    """The bundled evaluations."""
-    return [ZeroShotRetrieval]
 
 
 @hookimpl

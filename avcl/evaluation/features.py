@@ -45,7 +45,7 @@ class View:
 
 
 class Features(NamedTuple):
-    """Rows of clips that could be used: ``values (N, D)``, ``label (N,)``, ``task (N,)``, ``number (N,)`` in the data."""
+    """Of the N clips that can be used: ``values (N, D)``, ``label (N,)``, ``task (N,)``, ``number (N,)``."""
 
     values: Tensor
     label: Tensor
@@ -72,7 +72,7 @@ def read(
 ) -> Iterator[tuple[Tensor, Clip]]:
     """Batches of the clips ``numbers``, all by default: (numbers (b,), whole clips on the model's device).
 
-    A clip that cannot be used is left out and named in the log; UserError where too many are, or do not fit the backbone.
+    A clip that cannot be used is left out and named in the log; UserError where too many are.
     """
     numbers = range(len(clips)) if numbers is None else numbers
     parts = [list(numbers[start : start + model.batch_size]) for start in range(0, len(numbers), model.batch_size)]

@@ -17,6 +17,8 @@ from avcl.errors import UserError
 from avcl.scenario import Scenario
 from avcl.settings import Component, build
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frozen:
@@ -30,7 +32,7 @@ class Frozen:
     backbone: Backbone
     scenario: Scenario
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     seed: int = 0
     batch_size: int = 32
     workers: int = 0
@@ -41,8 +43,8 @@ class Scores:
     """What an evaluation found.
 
     ``scores`` by name, shares in percent · ``chance``: of each score that has one what a model that knows nothing
-    gets: chance, or the baseline that the evaluation's docstring names · ``clips`` that were scored · ``lower_is_better``:
-    names of scores · ``details``: more for the file, as JSON can hold it (scores per task, the best epoch, ...).
+    gets: chance, or the baseline that the evaluation's docstring names · ``clips`` that were scored ·
+    ``lower_is_better``: names of scores · ``details``: more for the file, as JSON can hold it (scores per task, ...).
     """
 
     scores: Mapping[str, float]
@@ -95,8 +97,8 @@ class Evaluation(Component):
 
 @contextlib.contextmanager
 def undisturbed(backbone: nn.Module, modules: Sequence[nn.Module] = (), seed: int = 0) -> Iterator[None]:
-    """Within this block the modules are in evaluation mode and random numbers begin at ``seed``; nothing of it stays."""
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    """Within this block modules are in evaluation mode and random numbers begin at ``seed``; nothing of it stays."""
+    device = next((p.device for p in backbone.parameters()), CPU)
     modes = [(part, part.training) for whole in (backbone, *modules) for part in whole.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from avcl.errors import UserError
 from avcl.evaluation.features import all_clips, features
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores
+from avcl.hookspecs import hookimpl
 from avcl.metrics.chance import median_rank_chance, recall_chance
 from avcl.metrics.retrieval import MEDIAN, retrieval_scores
 
@@ -53,3 +54,9 @@ def _chance(name: str, gallery: int) -> float:
         return median_rank_chance(gallery)[0]
     ks: Iterable[int] = KS if last == "R@mean" else (int(last[2:]),)
     return recall_chance(tuple(ks), gallery)[0]
+
+
+@hookimpl
+def evaluations() -> Iterable[type[Evaluation]]:
+    """What this module offers."""
+    return [ZeroShotRetrieval]

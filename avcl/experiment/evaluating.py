@@ -54,7 +54,11 @@ class Evaluating:
         self.weights = load_weights(self._weights_file(folder))
         self.out = self.out or (folder / FILE if folder else None)
         given = read_config(self.config or bundled_files()["run"]) if self.config or run is None else None
-        raw = given or {} if run is None else {**run, **({"scenario": given.get("scenario", "synthetic")} if given else {})}
+        raw = (
+            given or {}
+            if run is None
+            else {**run, **({"scenario": given.get("scenario", "synthetic")} if given else {})}
+        )
         raw = assigned(raw, [text for text in self.sets if not self._own(text)])
         own = assigned({}, [text for text in self.sets if self._own(text)])
         self.scenario = scenario_of(raw)
@@ -62,9 +66,7 @@ class Evaluating:
         self.evaluations = self._made(classes, own)
         self.seed = raw.get("seed") or 0
         device = torch.device(device_of({**raw, **({"device": self.device} if self.device else {})}))
-        self.model = trained(
-            self.weights, self.scenario, raw, device, batch_size=self.batch_size, workers=self.workers
-        )
+        self.model = trained(self.weights, self.scenario, raw, device, batch_size=self.batch_size, workers=self.workers)
 
     def scores(self) -> Iterator[tuple[Evaluation, Scores]]:
         """Each evaluation and what it found, written down before the next one begins."""
@@ -87,14 +89,18 @@ class Evaluating:
         path = folder / "weights.safetensors"
         if not path.is_file():
             told = "the run has not come to its end" if (folder / "run.json").exists() else "no run folder"
-            raise UserError(f"{self.source}: holds no weights.safetensors: {told}; name a finished run or a weights file")
+            raise UserError(
+                f"{self.source}: holds no weights.safetensors: {told}; name a finished run or a weights file"
+            )
         return path
 
     def _own(self, assignment: str) -> bool:
         """Whether an assignment is to one of the evaluations; UserError where it is to nothing that is used here."""
         first = assignment.partition("=")[0].partition(".")[0]
         if first not in (*self.names, *SECTIONS):
-            raise UserError(f"--set {assignment}: nothing is called {first!r}{nearest(first, (*self.names, *SECTIONS))}")
+            raise UserError(
+                f"--set {assignment}: nothing is called {first!r}{nearest(first, (*self.names, *SECTIONS))}"
+            )
         return first in self.names
 
     def _made(self, classes: Mapping[str, type[Evaluation]], own: Mapping[str, Any]) -> list[Evaluation]:

@@ -16,8 +16,8 @@ def picked(made: Sequence[Any], picks: Picks, where: str) -> list[Any]:
     """Those of ``made`` that ``picks`` name, with the settings that it gives; the others are closed.
 
     A metric is called what its ``str()`` says, a logger by its ``name``, else by its class. Its settings are those
-    of a component, or the keyword-only parameters of its class: attributes of the same names, of itself or of what it has
-    as ``component``.
+    of a component, or the keyword-only parameters of its class: attributes of the same names, of itself or of what
+    it has as ``component``.
     """
     if picks is None:
         return [part for part in made if not getattr(part, "optional", False)]

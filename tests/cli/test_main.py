@@ -54,7 +54,7 @@ def test_help_and_version_import_nothing_heavy(words, said):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("avcl ", ["train", "pretrain", "init", "list", "show", "doctor", "data", "weights"]),
+        ("avcl ", ["train", "pretrain", "eval", "init", "list", "show", "doctor", "data", "weights"]),
         ("avcl show m", ["mats", "memory", "metrics", "mir", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
         ("avcl init v", ["videos"]),

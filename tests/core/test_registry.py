@@ -110,8 +110,8 @@ HOOK = f"{HEAD}@hookimpl\ndef strategies(): return "
         ),
         (
             f"{HEAD}def strategies(): return []",
-            "implements no hook; decorate one of backbones, doctor, loggers, metrics, scenarios, strategies "
-            "with avcl.hookimpl",
+            "implements no hook; decorate one of backbones, doctor, evaluations, loggers, metrics, scenarios, "
+            "strategies with avcl.hookimpl",
         ),
         (f"{HOOK}Strategy", "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes"),
         (f"{HOOK}[3]", "strategies() returned 3, which is not a subclass of"),
