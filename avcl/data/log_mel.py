@@ -41,3 +41,16 @@ def noise_and_roll(mel: Tensor, generator: Generator) -> Tensor:
     noise = torch.from_numpy(generator.random(mel.shape, dtype="float32"))
     times = mel.shape[1]
     return torch.roll(mel + noise * loudness, int(generator.integers(-times, times)), dims=1)
+
+
+def spec_augment(mel: Tensor, generator: Generator, mels: float, times: float) -> Tensor:
+    """SpecAugment (arXiv:1904.08779): a band of a normalised ``mel (1, times, mels)`` and a stretch of it become 0.
+
+    ``mels``, ``times``: the most that is masked, as a share of each axis; the widths are drawn uniformly.
+    """
+    mel = mel.clone()
+    for axis, share in ((2, mels), (1, times)):
+        width = int(generator.uniform(0, share * mel.shape[axis]))
+        start = int(generator.integers(mel.shape[axis] - width + 1))
+        mel.narrow(axis, start, width).zero_()
+    return mel
