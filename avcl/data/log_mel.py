@@ -13,11 +13,11 @@ HOP, SPAN = 0.01, 0.025
 """Seconds from one frame of the spectrogram to the next, and seconds that each of them hears."""
 
 
-def spectrogram(wave: Tensor, times: int = 1024, mels: int = 128) -> Tensor:
+def spectrogram(wave: Tensor, times: int = 1024, mels: int = 128, centred: bool = False) -> Tensor:
     """The normalised log-mel spectrogram (1, times, mels) of 16 kHz ``wave`` (samples,).
 
     10 s make 998 frames. What is missing at the end is zero *before* normalisation, as published, and so
-    becomes 1.133, louder than silence; what is too much is cut off.
+    becomes 1.133, louder than silence; what is too much is cut off. ``centred``: as much is missing before as after.
     """
     wave = pad(wave - wave.mean(), (0, max(0, round(SPAN * RATE) - len(wave))))
     bands = fbank(
@@ -31,7 +31,9 @@ def spectrogram(wave: Tensor, times: int = 1024, mels: int = 128) -> Tensor:
         use_energy=False,
         dither=0.0,
     )[:times]
-    bands = pad(bands, (0, 0, 0, times - len(bands)))
+    missing = times - len(bands)
+    before = missing // 2 if centred else 0
+    bands = pad(bands, (0, 0, before, missing - before))
     return ((bands - MEAN) / DEVIATION)[None]
 
 

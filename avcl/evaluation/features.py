@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -67,46 +67,48 @@ def chosen(clips: Any, most: int | None) -> list[int]:
     return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(size))[:most].tolist())
 
 
-def read(
-    model: Frozen, clips: Any, view: View = View(), numbers: Sequence[int] | None = None
-) -> Iterator[tuple[Tensor, Clip]]:
-    """Batches of the clips ``numbers``, all by default: (numbers (b,), whole clips on the model's device).
+def items(model: Frozen, clips: Any, numbers: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+    """Batches of the items ``numbers`` of a data set, collated, on the model's device.
 
     A clip that cannot be used is left out and named in the log; UserError where too many are.
     """
-    numbers = range(len(clips)) if numbers is None else numbers
     parts = [list(numbers[start : start + model.batch_size]) for start in range(0, len(numbers), model.batch_size)]
     loader = DataLoader(
-        _Viewed(clips, view, model.seed),
+        clips,
         batch_sampler=parts,
         collate_fn=Collate(),
         num_workers=model.workers,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own: making a loader never advances torch's
     )
-    backbone, bad = model.backbone, 0
-    dtype = next(backbone.parameters()).dtype
-    for items, refused in loader:
+    bad = 0
+    for found, refused in loader:
         for fault in refused:
             log.warning("skipped %s", fault)
         bad += len(refused)
         if bad > MOST_BAD * len(numbers):
             told = f"{bad} of {len(numbers)} clips cannot be used; the last: {refused[-1]}"
             raise UserError(f"scenario {model.scenario.name!r}: {told}; look at them with `avcl data check`")
-        if isinstance(items, UserError):
-            raise items
-        if items is None:
-            continue
-        check_items(items, backbone.grid.shape(backbone.patch))
-        items = {key: value.to(model.device) for key, value in items.items()}
-        clip = Clip.cut(
-            items["frames"].to(dtype),
-            items["mel"].to(dtype),
-            backbone.patch,
-            index=items["index"],
-            label=items.get("label"),
-            task=items.get("task"),
-        )
-        yield items["number"].cpu(), clip
+        if isinstance(found, UserError):
+            raise found
+        if found is not None:
+            yield {key: value.to(model.device) for key, value in found.items()}
+
+
+def read(
+    model: Frozen, clips: Any, view: View = View(), numbers: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, Clip]]:
+    """Batches of the clips ``numbers``, all by default: (numbers (b,), whole clips on the model's device)."""
+    viewed = Viewed(clips, view, model.seed)
+    for found in items(model, viewed, range(len(clips)) if numbers is None else numbers):
+        yield found["number"].cpu(), cut(model.backbone, found)
+
+
+def cut(backbone: Backbone, found: Mapping[str, Tensor]) -> Clip:
+    """Collated items as whole clips for the backbone; UserError where they do not fit it."""
+    check_items(found, backbone.grid.shape(backbone.patch))
+    dtype = next(backbone.parameters()).dtype
+    about = {key: found.get(key) for key in ("index", "label", "task")}
+    return Clip.cut(found["frames"].to(dtype), found["mel"].to(dtype), backbone.patch, **about)  # type: ignore[arg-type]
 
 
 def features(
@@ -142,7 +144,7 @@ def pooled(backbone: Backbone, clip: Clip, kind: Kind = "joint") -> Tensor:
 
 
 @dataclass
-class _Viewed(Dataset):
+class Viewed(Dataset):
     """Clips in one of their forms, each with its ``number``; an error comes out in an item's place."""
 
     clips: Any
