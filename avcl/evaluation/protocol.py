@@ -97,11 +97,14 @@ class Evaluation(Component):
 
 @contextlib.contextmanager
 def undisturbed(backbone: nn.Module, modules: Sequence[nn.Module] = (), seed: int = 0) -> Iterator[None]:
-    """Within this block modules are in evaluation mode and random numbers begin at ``seed``; nothing of it stays."""
+    """Within this block modules are in evaluation mode, random numbers begin at ``seed``; nothing of it stays.
+
+    Gradients are recorded unless it says otherwise: a loop that evaluates does not.
+    """
     device = next((p.device for p in backbone.parameters()), CPU)
     modes = [(part, part.training) for whole in (backbone, *modules) for part in whole.modules()]
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
