@@ -48,7 +48,7 @@ class Ave(OneTask):
     train: str = "trainSet.txt"
     eval: str = "testSet.txt"
 
-    def entries(self, path: Path) -> Iterator[Entry]:
+    def entries(self, path: Path, split: Split) -> Iterator[Entry]:
         """The clips of a list; the second one of a video is called ``<VideoID>#2``."""
         for name, event in named(read_events(path)):
             yield Entry(name, event.category, event.video)

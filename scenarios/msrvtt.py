@@ -18,6 +18,7 @@ from typing import ClassVar
 from avcl.data.file_scenario import FileScenario
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
+from avcl.scenario import Split
 from avcl.scenarios.one_task import Entry, OneTask, lines_of
 
 
@@ -36,10 +37,9 @@ class MsrVtt(OneTask):
     train: str = "train_list_miech.txt"
     eval: str = "test_list_miech.txt"
 
-    def entries(self, path: Path) -> Iterator[Entry]:
+    def entries(self, path: Path, split: Split) -> Iterator[Entry]:
         """The videos of a list, by their ids; a csv with a caption a line names a video again and again."""
-        wanted = "train" if path == self._list(self.train) else "test"
-        for video in dict.fromkeys(video_ids(path, wanted)):
+        for video in dict.fromkeys(video_ids(path, "train" if split == "train" else "test")):
             yield Entry(video, "video", video)
 
 

@@ -39,8 +39,8 @@ class OneTask(FileScenario):
     train: str = ""
     eval: str = ""
 
-    def entries(self, path: Path) -> Iterable[Entry]:
-        """The clips of a list, in its order; UserError where it is none."""
+    def entries(self, path: Path, split: Split) -> Iterable[Entry]:
+        """The clips of a list for a split, in its order; UserError where it is none."""
         raise NotImplementedError
 
     @property
@@ -51,7 +51,7 @@ class OneTask(FileScenario):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes by label, in alphabetical order, of both lists."""
-        return tuple(sorted({entry.label for split in SPLITS for entry in self._listed_entries[split]}))
+        return tuple(sorted({entry.label for split in SPLITS for entry in self._entries[split]}))
 
     def sources(self, split: Split) -> list[Source]:
         """The clips of a split that are there."""
@@ -82,7 +82,7 @@ class OneTask(FileScenario):
                 yield f"{split}: no file {str(path)!r}; the path counts from root"
                 continue
             try:
-                if not list(self.entries(path)):
+                if not list(self.entries(path, split)):
                     yield f"{split}: {path} lists no clip"
             except UserError as error:
                 yield f"{split}: {error}"
@@ -97,8 +97,8 @@ class OneTask(FileScenario):
         return kept if self.store and kept.is_file() and not (self._root / name).is_file() else self._root / name
 
     @cached_property
-    def _listed_entries(self) -> dict[Split, list[Entry]]:
-        return {split: list(self.entries(self._list(getattr(self, split)))) for split in SPLITS}
+    def _entries(self) -> dict[Split, list[Entry]]:
+        return {split: list(self.entries(self._list(getattr(self, split)), split)) for split in SPLITS}
 
     @cached_property
     def _media(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ class OneTask(FileScenario):
         labels = {name: label for label, name in enumerate(self.class_names)}
         for split in SPLITS:
             seen: set[str] = set()
-            for entry in self._listed_entries[split]:
+            for entry in self._entries[split]:
                 if entry.name in seen:
                     chosen.leave_out(split, self.name, entry.name, "listed twice")
                     continue
@@ -126,7 +126,9 @@ class OneTask(FileScenario):
         for split in SPLITS:
             if (missing := chosen.missing(split)) and not chosen.sources[split]:
                 listed = f"none of the {missing} clips of {split} ({getattr(self, split)})"
-                raise UserError(f"{self.name}: {listed} is below {self._root}, as in {entry.stem}.mp4")
+                raise UserError(
+                    f"{self.name}: {listed} is below {self._root}; the first: {self._entries[split][0].stem}.mp4"
+                )
         return chosen
 
     def _source(self, entry: Entry, split: str, label: int, index: int) -> Source | None:
