@@ -132,7 +132,7 @@ def ave(root, train=3, test=2):
         for label, category in enumerate(AVE):
             for clip in range(clips):
                 video, start = f"-v{number}{label}_{clip:06d}", clip % 2
-                tone = sine(3.0, 44100, 300.0 + 900 * label + 10 * clip)
+                tone = sine(3.0, 44100, 300.0 + 900 * label + 50 * number + 10 * clip)
                 tone[: 44100 * start] *= 0.01
                 tone[44100 * (start + 2) :] *= 0.01
                 write_clip(root / "AVE" / f"{video}.mp4", seconds=3, fps=8, size=(64, 48), tracks=[{0: tone, 1: tone}])
