@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avcl.compat import PluginMetric
 from avcl.evaluation.metric import EvaluationMetric
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @hookimpl
 def metrics(run: Run) -> Iterable[PluginMetric]:
     """Every evaluation that is installed, for run files to pick by name."""
-    for name, cls in sorted({cls.name: cls for _, cls in registry().offers("evaluations")}.items()):
+    found: dict[str, Any] = {cls.name: cls for _, cls in registry().offers("evaluations")}
+    for name, cls in sorted(found.items()):
         if cls.as_metric and not registry().conflict("evaluations", name):
             yield EvaluationMetric(cls.for_scenario(run.scenario), run.scenario)

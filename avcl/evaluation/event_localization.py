@@ -109,7 +109,9 @@ class EventLocalization(HeadEvaluation):
         if not all(own) and self.segments > grid.times:
             told = f"must be at most {grid.times}, the audio patches in time of this model"
             raise UserError(f"{self.name}.segments: invalid value {self.segments}: {told}")
-        whole = ConcatDataset([Seconds(part) if mine else Divided(part) for mine, part in zip(own, data, strict=True)])
+        whole: Any = ConcatDataset(
+            [Seconds(part) if mine else Divided(part) for mine, part in zip(own, data, strict=True)]
+        )
         values, event = [], []
         for found in items(model, whole, chosen(whole, most)):
             if "event" in found:

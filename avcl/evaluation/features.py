@@ -108,7 +108,7 @@ def cut(backbone: Backbone, found: Mapping[str, Tensor]) -> Clip:
     check_items(found, backbone.grid.shape(backbone.patch))
     dtype = next(backbone.parameters()).dtype
     about = {key: found.get(key) for key in ("index", "label", "task")}
-    return Clip.cut(found["frames"].to(dtype), found["mel"].to(dtype), backbone.patch, **about)  # type: ignore[arg-type]
+    return Clip.cut(found["frames"].to(dtype), found["mel"].to(dtype), backbone.patch, **about)
 
 
 def features(

@@ -14,6 +14,7 @@ from torch import nn
 
 from avcl.backbones.protocol import Backbone
 from avcl.errors import UserError
+from avcl.registry import blamed
 from avcl.scenario import Scenario
 from avcl.settings import Component, build
 
@@ -121,7 +122,8 @@ def undisturbed(backbone: nn.Module, modules: Sequence[nn.Module] = (), seed: in
 
 def evaluated(evaluation: Evaluation, model: Frozen) -> Scores:
     """What ``evaluation`` finds, with nothing disturbed; every score and chance a finite number, else UserError."""
-    with undisturbed(model.backbone, list(model.modules.values()), model.seed):
+    whole = model.backbone, list(model.modules.values()), model.seed
+    with undisturbed(*whole), blamed(evaluation, "evaluate"):
         found = evaluation.evaluate(model)
     for name, value in {**found.chance, **found.scores}.items():
         if not np.isfinite(value):

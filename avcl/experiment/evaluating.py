@@ -18,7 +18,7 @@ from avcl.config.files import assigned, read_config
 from avcl.errors import SettingsError, UserError, nearest
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores, evaluated
 from avcl.experiment.run_folder import RunFolder
-from avcl.registry import blamed, registry
+from avcl.registry import registry
 from avcl.scenario import Scenario
 from avcl.settings import build
 from avcl.training.learner import Learner
@@ -53,12 +53,7 @@ class Evaluating:
         run = folder.manifest["settings"] if folder and (folder / "run.json").exists() else None
         self.weights = load_weights(self._weights_file(folder))
         self.out = self.out or (folder / FILE if folder else None)
-        given = read_config(self.config or bundled_files()["run"]) if self.config or run is None else None
-        raw = (
-            given or {}
-            if run is None
-            else {**run, **({"scenario": given.get("scenario", "synthetic")} if given else {})}
-        )
+        raw = self._settings(run)
         raw = assigned(raw, [text for text in self.sets if not self._own(text)])
         own = assigned({}, [text for text in self.sets if self._own(text)])
         self.scenario = scenario_of(raw)
@@ -70,10 +65,9 @@ class Evaluating:
 
     def scores(self) -> Iterator[tuple[Evaluation, Scores]]:
         """Each evaluation and what it found, written down before the next one begins."""
-        known = _known(self.out)
+        _known(self.out)  # what cannot be added to is told before the work
         for evaluation in self.evaluations:
-            with blamed(evaluation, "evaluate"):
-                found = evaluated(evaluation, self.model)
+            found = evaluated(evaluation, self.model)
             if self.out:
                 known = _known(self.out) | {self._key(evaluation): self._entry(evaluation, found)}
                 try:
@@ -82,6 +76,12 @@ class Evaluating:
                 except OSError as error:
                     raise UserError(f"{self.out}: cannot be written: {error.strerror}") from None
             yield evaluation, found
+
+    def _settings(self, run: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Of the run, else of the run file; of both, the run with the file's scenario."""
+        if run is None:
+            return read_config(self.config or bundled_files()["run"])
+        return {**run, **({"scenario": read_config(self.config).get("scenario", "synthetic")} if self.config else {})}
 
     def _weights_file(self, folder: RunFolder | None) -> Path:
         if folder is None:

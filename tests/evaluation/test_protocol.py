@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avcl import Evaluation, Scores
-from avcl.errors import SettingsError, UserError
+from avcl.errors import PluginError, SettingsError, UserError
 from avcl.evaluation import metrics
 from avcl.evaluation.classification import Classification
 from avcl.evaluation.metric import EvaluationMetric
@@ -82,6 +82,16 @@ def test_a_score_that_is_no_number_is_an_error(model):
 
     with pytest.raises(UserError, match=r"^draws: accuracy is nan; are the weights finite\?$"):
         evaluated(Nan(), model)
+
+
+def test_one_that_fails_is_named(model):
+    class Fails(Draws):
+        def evaluate(self, model):
+            raise ValueError("two\nlines")
+
+    told = r"^evaluation 'draws' \(class .*Fails, module .*\) failed in evaluate: ValueError: two lines$"
+    with pytest.raises(PluginError, match=told):
+        evaluated(Fails(), model)
 
 
 def test_a_scenario_that_lacks_something_is_told_which_have_it():
