@@ -55,7 +55,7 @@ def test_help_and_version_import_nothing_heavy(words, said):
     ("line", "expected"),
     [
         ("avcl ", ["train", "pretrain", "eval", "init", "list", "show", "doctor", "data", "weights"]),
-        ("avcl show m", ["mats", "memory", "metrics", "mir", "multitask"]),
+        ("avcl show m", ["mats", "memory", "metrics", "mir", "msrvtt", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
         ("avcl init v", ["videos"]),
     ],
