@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from avcl.clip import Masks as Masks
     from avcl.clip import Output as Output
     from avcl.clip import Shape as Shape
+    from avcl.data.preprocessing import Preprocessing as Preprocessing
     from avcl.errors import AvclError as AvclError
     from avcl.errors import BadClip as BadClip
     from avcl.errors import HiddenError as HiddenError
     from avcl.errors import PluginError as PluginError
     from avcl.errors import SettingsError as SettingsError
     from avcl.errors import UserError as UserError
+    from avcl.evaluation.embedder import Embedder as Embedder
     from avcl.evaluation.protocol import Evaluation as Evaluation
     from avcl.evaluation.protocol import Frozen as Frozen
     from avcl.evaluation.protocol import Scores as Scores
@@ -37,7 +39,9 @@ _HOMES = {
     "avcl.backbones.cavmae": "CavMae",
     "avcl.backbones.protocol": "Backbone",
     "avcl.clip": "Clip Grid Masks Output Shape",
+    "avcl.data.preprocessing": "Preprocessing",
     "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
+    "avcl.evaluation.embedder": "Embedder",
     "avcl.evaluation.protocol": "Evaluation Frozen Scores",
     "avcl.experiment.run": "Run",
     "avcl.hookspecs": "hookimpl",

@@ -1,6 +1,7 @@
 """Errors of one line: where, what, what is allowed or nearest, what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -58,3 +59,16 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; allowed: {', '.join(allowed)}" if allowed else ""
+
+
+def out_of_memory(error: BaseException) -> str:
+    """One line for an error of Python's, torch's or CUDA's allocator, with what to lower; empty for any other."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", text):
+        return ""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    told = f" (tried to allocate {wanted[1]})" if wanted else ""
+    return (
+        f"out of memory{told}; lower learner.batch_size or learner.eval_batch_size (learner.accumulate keeps the size "
+        "of a step), strategy.replay, memory.capacity, or the sizes of the scenario and the backbone"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +13,24 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from avcl.clip import Clip
+from avcl.errors import UserError
 from avcl.settings import Component
 from avcl.utils.distributed import world_size
 
 _POSITION = torch.int16  # a grid has far fewer than 32,768 patches
 _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
+
+
+def _machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _front(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows in a storage that ends with them: saving writes no more than those, and copies none."""
+    shape = (count, *rows.shape[1:])
+    storage = rows.untyped_storage()[: math.prod(shape) * rows.element_size()]
+    return rows.new_empty(0).set_(storage, 0, shape, rows.stride())
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,8 @@ class Memory(Component):
         return sum(value.numel() * value.element_size() for value in self._rows.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on identically, the generator included."""
-        filled = {key: value[: len(self)].clone() for key, value in self._rows.items()}
+        """Everything needed to go on identically, the generator included; rows are the memory's own, not copies."""
+        filled = {key: _front(value, len(self)) for key, value in self._rows.items()}
         return {"seen": self.seen, "slots": self._slots, "generator": self.generator.get_state(), "rows": filled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -140,8 +155,14 @@ class Memory(Component):
         return value.to(getattr(torch, self.dtype)) if value.is_floating_point() else value
 
     def _reserve(self, rows: Mapping[str, Tensor]) -> None:
+        each = self._item_bytes(rows)
         if self.budget_bytes is not None:
-            self._slots = self.budget_bytes // world_size() // self._item_bytes(rows)
+            self._slots = self.budget_bytes // world_size() // each
+        if (room := _machine_bytes() // max(each, 1)) < self._slots:
+            raise UserError(
+                f"memory.capacity: {self._slots:,} clips of {each:,} bytes are more than this machine's memory; "
+                f"must be less than {room:,}"
+            )
         self._rows = {k: v.new_empty((self._slots, *v.shape[1:])) for k, v in rows.items()}
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:

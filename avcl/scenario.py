@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Subset, default_collate
@@ -19,6 +19,9 @@ from avcl.compat import AvalancheDataset, CLScenario, benchmark_from_datasets
 from avcl.errors import BadClip
 from avcl.registry import blamed
 from avcl.settings import Component, Fraction
+
+if TYPE_CHECKING:
+    from avcl.data.preprocessing import Preprocessing
 
 Split = Literal["train", "eval"]
 
@@ -101,6 +104,11 @@ class Scenario(Component):
     def shape(self) -> Shape:
         """What every clip looks like."""
         raise NotImplementedError
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How recordings become such clips, which weights carry along; None where a scenario does not say."""
+        return None
 
     @property
     def task_names(self) -> tuple[str, ...]:

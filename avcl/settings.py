@@ -18,6 +18,7 @@ from avcl.errors import SettingsError, nearest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Component:
@@ -175,7 +176,10 @@ def _model(maker: Callable[..., Any], without: tuple[str, ...]) -> type[pydantic
 
 def _no_truth_as_number(value: Any, handler: Callable[[Any], Any]) -> Any:
     """Python takes true for 1; whoever writes it in a file has mistaken the setting."""
-    result = handler(value)
+    try:
+        result = handler(value)
+    except OverflowError:
+        raise ValueError("is too large for a number") from None
     if _truth_as_number(value, result):
         raise ValueError("must be a number, not true or false")
     return result

@@ -45,7 +45,7 @@ def results(run):
     if run.folder.finished:
         return json.loads((run.folder / "results.json").read_text())
     print(run.folder, file=sys.stderr)
-    return run.train(resume=run.folder.checkpoint.exists())
+    return run.train(resume=bool(run.folder.checkpoints))
 
 
 def main(words=None):

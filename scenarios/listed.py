@@ -100,7 +100,7 @@ class Listed(FileScenario):
             return None
         spare = self._selection.spare
         faults = self._inspected(spare)
-        return Files([s for s in spare if not faults[s.path]], self.shape, self.window, self.seconds)
+        return Files([s for s in spare if not faults[s.path]], self.preprocessing)
 
     def mistakes(self) -> Iterator[str]:
         """The lists must be there, and the tasks known."""

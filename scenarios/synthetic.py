@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avcl.clip import Shape
+from avcl.data.preprocessing import Preprocessing
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
-from avcl.settings import Fraction, Share
+from avcl.settings import Fraction, Seed, Share
 
 Side = Annotated[int, Field(ge=16)]
 SPLITS = ("train", "eval", "pretraining", "statistics")
@@ -92,7 +93,7 @@ class Synthetic(Scenario):
     noise: NonNegativeFloat = 0.3
     overwriting: Fraction = 0.3
     fresh: bool = True
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     def mistakes(self) -> Iterator[str]:
         """A source too small to be seen or too short to be heard."""
@@ -109,6 +110,19 @@ class Synthetic(Scenario):
     def shape(self) -> Shape:
         """What every clip looks like."""
         return Shape(self.frames, self.height, self.width, self.times, self.mels)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Its sizes and ``scale``: the log-mel is rendered, not computed of a sound."""
+        (picture_mean, picture_deviation), mel = self.scale["frames"], self.scale["mel"]
+        return Preprocessing(
+            rendered=True,
+            **self.shape._asdict(),
+            mel_mean=mel[0],
+            mel_deviation=mel[1],
+            picture_mean=(picture_mean,) * 3,
+            picture_deviation=(picture_deviation,) * 3,
+        )
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from avcl.errors import UserError
 from avcl.settings import build
 from avcl.utils.atomic import write_json
 
-SETTINGS, WEIGHTS = "config.json", "model.safetensors"
+SETTINGS, WEIGHTS, RUN_WEIGHTS = "config.json", "model.safetensors", "weights.safetensors"
 
 
 class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
@@ -36,7 +36,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
         revision: str | None = None,
         **settings: Any,
     ) -> Self:
-        """Load a backbone from ``"owner/name"`` on the Hub, from a folder, or from any weights file of avcl.
+        """Load a backbone from ``"owner/name"`` on the Hub, from a folder (a run's too), or from any weights file.
 
         Its settings are those in the file; ``settings`` change them. Every name and every shape must fit.
         """
@@ -51,13 +51,18 @@ class Pretrained(PyTorchModelHubMixin, library_name="avcl"):
         weights = load_weights(path)
         backbone = build(cls, weights.settings | settings)
         load_state(backbone, weights.states["backbone"], path)
+        backbone.preprocessing = weights.preprocessing
         return backbone
 
 
 def locate(source: str | Path, **options: Any) -> Path:
-    """The weights file that ``source`` names: itself, the one in a folder, or one fetched from the Hub."""
+    """The weights file that ``source`` names: itself, the one in a folder or a run's, or one fetched from the Hub."""
     path = Path(source).expanduser()
-    path = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir():
+        for name in (WEIGHTS, RUN_WEIGHTS):
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"{path}: holds no weights: neither {WEIGHTS} nor {RUN_WEIGHTS}, which a run writes at its end")
     if path.is_file():
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)) or path.suffix in (".safetensors", ".pth", ".pt"):

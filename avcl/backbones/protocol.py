@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,14 @@ class Backbone(nn.Module, Component):
     """Base of all backbones: a keyword-only dataclass (``eq=False``) that is also a torch module.
 
     ``dim``: width D of the embeddings · ``patch``: side of a patch in pixels and in log-mel bins ·
-    ``grid``: the full grid of patches that the positions of a clip refer to.
+    ``grid``: the full grid of patches that the positions of a clip refer to · ``preprocessing``: how recordings
+    become the clips that it was trained on, as its weights files carry it; None where nobody said.
     """
 
     dim: int
     patch: int
     grid: Grid
+    preprocessing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         nn.Module.__init__(self)

@@ -21,12 +21,16 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a weights file: the backbone's name and settings, and a state dict for each module."""
+    """The content of a weights file: the backbone's name and settings, and a state dict for each module.
+
+    ``preprocessing``: settings of how recordings become the clips it was trained on; None where the file does not say.
+    """
 
     source: Path
     name: str
     settings: dict[str, Any]
     states: dict[str, dict[str, Tensor]]
+    preprocessing: dict[str, Any] | None = None
 
     def fill(self, backbone: Backbone) -> dict[str, Tensor]:
         """Load the backbone's weights; returns the tensors of further modules by full name, a learner's ``initial``."""
@@ -43,6 +47,8 @@ class Weights:
 def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Module | State] | None = None) -> None:
     """Write a safetensors file: the backbone under ``backbone.``, each further module under its own name.
 
+    Its metadata are the backbone's name, its settings and its ``preprocessing``.
+
     Equal weights and settings give equal bytes.
     """
     path = Path(path)
@@ -55,6 +61,8 @@ def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Mo
         for key, value in state.items()
     }
     about = {"format": "avcl", "name": backbone.name, "settings": json.dumps(backbone.settings())}
+    if backbone.preprocessing is not None:
+        about["preprocessing"] = json.dumps(dict(backbone.preprocessing))
     content = save(tensors, about)
     # The library writes tensors in a fixed order, but metadata in one that changes from call to call.
     start = 8 + int.from_bytes(content[:8], "little")
@@ -81,13 +89,14 @@ def load_weights(path: str | Path) -> Weights:
         states.setdefault(prefix, {})[rest] = value
     try:
         name, settings = about["name"], dict(json.loads(about["settings"]))
+        preprocessing = dict(json.loads(about["preprocessing"])) if "preprocessing" in about else None
     except (KeyError, ValueError, TypeError):
         raise UserError(
             f"{path}: corrupt: no name and settings of a backbone in its metadata; write it again"
         ) from None
     if "backbone" not in states:
         raise UserError(f"{path}: corrupt: no backbone, only {', '.join(states) or 'nothing'}; write it again")
-    return Weights(source=Path(path), name=name, settings=settings, states=states)
+    return Weights(Path(path), name, settings, states, preprocessing)
 
 
 def load_state(module: nn.Module, state: State, source: str | Path) -> None:

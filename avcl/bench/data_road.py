@@ -23,17 +23,17 @@ import av
 import numpy as np
 import torch
 
-from avcl.clip import Shape
 from avcl.data import transforms
 from avcl.data.dataset import Files
+from avcl.data.preprocessing import Preprocessing
 from avcl.data.source import Record, Source, glance
 from avcl.data.store.format import Form, Store
 from avcl.data.store.prepare import finish
 from avcl.data.store.write import Making
 from avcl.scenario import augmenting
 
-SECONDS, RATE, WINDOW = 10, 44100, 4.0
-SHAPE = Shape(4, 224, 224, 1024, 128)
+SECONDS, RATE = 10, 44100
+PREPROCESSING = Preprocessing()  # as published
 KINDS = {"360p30": (640, 360, 30), "720p60": (1280, 720, 60)}
 
 
@@ -61,7 +61,7 @@ def measure(folder: Path, paths: Sequence[Path], rounds: int) -> None:
     say("                       MB a clip   making   evaluating   training   (clips a second)")
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
     measure_reading("files", size, None, sources, rounds)
-    height, width = transforms.store_size(SHAPE.height, SHAPE.width)
+    height, width = transforms.store_size(PREPROCESSING.height, PREPROCESSING.width)
     for codec, quality in (("jpeg", 90), ("png", 0)):
         form = Form(height, width, 8.0, SECONDS, codec, quality)
         clips = [Record("train", "task", "class", source) for source in sources]
@@ -71,13 +71,13 @@ def measure(folder: Path, paths: Sequence[Path], rounds: int) -> None:
         size = sum(shard["bytes"] for shard in finish(making.folder)["shards"]) / len(paths) / 1e6
         kept = [clip.source for clip in Store(making.folder).records]
         measure_reading(f"store, {codec} at 8 a second", size, len(paths) / seconds, kept, rounds)
-    looking = taken(lambda: [(source.digest(), glance(source, WINDOW, SECONDS)) for source in sources])
+    looking = taken(lambda: [(source.digest(), glance(source, PREPROCESSING.window, SECONDS)) for source in sources])
     say(f"check, of files: {len(paths) / looking:.1f} clips a second")
 
 
 def measure_reading(name: str, size: float, making: float | None, sources: Sequence[Source], rounds: int) -> None:
     """Read every clip in ``rounds`` epochs, as evaluation and as training do, and write a line."""
-    clips = Files(sources, SHAPE, WINDOW, SECONDS)
+    clips = Files(sources, PREPROCESSING)
 
     def evaluate() -> None:
         for number in range(rounds * len(clips)):

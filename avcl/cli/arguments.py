@@ -17,7 +17,7 @@ def components() -> list[str]:
     """Names of entry points: for bundled components the names that `avcl list` shows."""
     from importlib.metadata import entry_points
 
-    return sorted({"learner", "memory", "run", *entry_points(group="avcl").names})
+    return sorted({"learner", "memory", "run", "checkpoint", *entry_points(group="avcl").names})
 
 
 Config = Annotated[
@@ -48,7 +48,7 @@ Name = Annotated[
     str,
     typer.Argument(
         autocompletion=components,
-        help="A name that `avcl list` shows; learner, memory or run for the settings of these sections.",
+        help="A name that `avcl list` shows; learner, memory, checkpoint or run for the settings of these sections.",
         show_default=False,
     ),
 ]

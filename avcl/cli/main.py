@@ -12,9 +12,10 @@ from typer.core import TyperGroup
 
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets
 from avcl.cli.data import data_app
+from avcl.cli.embed import embed, search
 from avcl.cli.evaluate import evaluate
 from avcl.cli.weights import WeightsFile, weights_app
-from avcl.errors import StoppedError, UserError
+from avcl.errors import StoppedError, UserError, out_of_memory
 
 # A command imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
 # file should wait for torch and plugins.
@@ -32,9 +33,13 @@ class Commands(TyperGroup):
                 raise
             typer.echo("avcl: " + str(error).replace("\n", "\n      "), err=True)
             raise typer.Exit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if ctx.params["debug"] or not (lacking := out_of_memory(error)):
+                raise
+            typer.echo(f"avcl: {lacking}", err=True)
+            raise typer.Exit(2) from None
         except StoppedError as stopped:
             typer.echo(f"avcl: {stopped}", err=True)
-            raise typer.Exit(130) from None
         except KeyboardInterrupt:
             typer.echo("avcl: interrupted", err=True)
             raise typer.Exit(130) from None
@@ -164,6 +169,8 @@ def show(name: Name) -> None:
     show_one(registry(), name)
 
 
+app.command()(embed)
+app.command()(search)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

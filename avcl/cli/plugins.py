@@ -19,9 +19,10 @@ from avcl.registry import KINDS, Plugin, Registry
 from avcl.settings import Component, Setting, describe, descriptions, fields, plain
 from avcl.training.callbacks import CALLBACKS
 from avcl.training.learner import Learner, settings_of_learner
+from avcl.training.saving import Saving
 from avcl.utils.console import write
 
-SECTIONS: dict[str, type] = {"learner": Learner, "memory": Memory, "run": Sections, **CALLBACKS}
+SECTIONS: dict[str, type] = {"learner": Learner, "memory": Memory, "run": Sections, "checkpoint": Saving, **CALLBACKS}
 """What has settings without being a plugin's: sections of a run file, its top, and callbacks."""
 
 NARROW = {"type": 16, "default": 10}

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
 from avcl.config.files import merged
 from avcl.errors import SettingsError, UserError
 from avcl.registry import registry
-from avcl.settings import Component, build, fields, plain, validate
+from avcl.settings import Component, Seed, build, fields, plain, validate
+from avcl.training.saving import Saving
 
 if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
@@ -51,6 +52,7 @@ class Sections(Component):
         shared: Settings of the replay buffer for every method that has one: memory, replay, contrastive_scope.
         methods: Settings of each method by its name, used where strategy names it and does not say otherwise.
         learner: Settings of the training loop; see `avcl show learner`.
+        checkpoint: When the whole state is saved within tasks, how many are kept; see `avcl show checkpoint`.
         metrics: List of metrics, each a name or a mapping with settings; null for all that are installed.
         loggers: List of loggers, each a name or a mapping with settings: tensorboard, progress, csv, wandb and those of
             other packages; null for all but csv and wandb.
@@ -58,7 +60,7 @@ class Sections(Component):
             module:Class of your own.
     """
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     device: Annotated[str, AfterValidator(_known_device), "auto | cpu | cuda | cuda:N"] = "auto"
     out: Path | None = None
     evaluate_every: PositiveInt | None = None
@@ -69,6 +71,7 @@ class Sections(Component):
     shared: Annotated[Any, "mapping"] = field(default_factory=dict)
     methods: Annotated[Any, "mapping"] = field(default_factory=dict)
     learner: Annotated[Any, "mapping"] = field(default_factory=dict)
+    checkpoint: Saving = field(default_factory=Saving)
     metrics: Annotated[Any, "list"] | None = None
     loggers: Annotated[Any, "list"] | None = None
     callbacks: Annotated[Any, "list"] = field(default_factory=list)
@@ -87,9 +90,9 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         with _collect(wrong):
             given |= validate(Sections, {key: value})
     top = Sections(**given)
-    made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every}
+    made: dict[str, Any] = {"seed": top.seed, "evaluate_every": top.evaluate_every, "checkpoint": top.checkpoint}
     with _collect(wrong, "device"):
-        made["device"] = _device(top.device)
+        made["device"] = find_device(top.device)
     with _collect(wrong, "scenario"):
         made["scenario"] = build(*_named("scenarios", top.scenario, "scenario"), "scenario")
     with _collect(wrong, "backbone"):
@@ -126,15 +129,6 @@ def strategies_of(raw: Mapping[str, Any]) -> list[Strategy]:
     return made
 
 
-def device_of(raw: Mapping[str, Any]) -> str:
-    """The device that a run file names; SettingsError."""
-    top = Sections(**{key: raw[key] for key in ("device",) if raw.get(key) is not None})
-    wrong: list[str] = []
-    with _collect(wrong, "device"):
-        return _device(top.device)
-    raise SettingsError(wrong)
-
-
 def method_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved sections ``strategy`` and ``learner`` of a run, whose data need not be there; SettingsError."""
     wrong: list[str] = []
@@ -157,6 +151,7 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "scenario": _section(made["scenario"]),
         "backbone": _section(made["backbone"]),
         **_method(made),
+        "checkpoint": top.checkpoint.settings(),
         "metrics": made["metrics"],
         "loggers": made["loggers"],
         "callbacks": [{"name": part.address, **part.settings()} for part in made["callbacks"]],
@@ -332,10 +327,14 @@ def _weights(source: str | None, scenario: Scenario | None) -> Weights | None:
     return load_weights(path)
 
 
-def _device(device: str) -> str:
-    """The device to use: ``auto`` is a CUDA device where there is one."""
+def find_device(device: str) -> str:
+    """The device to use: ``auto`` is a CUDA device where there is one; UserError where there is none of that name."""
     import torch
 
+    try:
+        _known_device(device)
+    except ValueError as error:
+        raise UserError(f"invalid value {device!r}: {error}") from None
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():

@@ -68,6 +68,42 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         return node
 
+    def get_single_node(self) -> yaml.Node | None:
+        """As PyYAML does, but aliases that grow beyond ``MOST`` values, or into themselves, are an error."""
+        root = super().get_single_node()
+        if isinstance(root, yaml.CollectionNode):
+            _expanded(root, {})
+        return root
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does; a value that does not fit its tag is an error with its place."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, ArithmeticError, LookupError, TypeError) as error:
+            told = f"the value does not fit {node.tag.rpartition(':')[2]} ({' '.join(str(error).split())[:100]})"
+            raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark) from None
+
+
+MOST = 100_000
+"""Values of a run file, each alias counted as what it stands for: far more than any has."""
+
+
+def _expanded(node: Any, sizes: dict[int, int]) -> int:
+    """How many values a list or mapping holds; ``sizes`` are those of nodes seen before, 0 of the ones around it."""
+    if (known := sizes.get(id(node))) is not None:
+        if not known:
+            raise yaml.composer.ComposerError(problem="the alias holds itself", problem_mark=node.start_mark)
+        return known
+    sizes[id(node)] = 0
+    parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+    size = 1 + sum(_expanded(part, sizes) for part in parts if isinstance(part, yaml.CollectionNode))
+    size += sum(not isinstance(part, yaml.CollectionNode) for part in parts)
+    if size > MOST:
+        told = f"the aliases stand for more than {MOST:,} values"
+        raise yaml.composer.ComposerError(problem=told, problem_mark=node.start_mark)
+    sizes[id(node)] = size
+    return size
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes text that the loader would read as something else."""
@@ -120,6 +156,8 @@ def _parse(text: str, place: Callable[[int, int], str]) -> Any:
         raise UserError(f"{where}: not valid YAML: {' '.join(filter(None, (error.context, error.problem)))}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{place(1, 1)}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{place(1, 1)}: not valid settings: nested too deeply") from None
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:

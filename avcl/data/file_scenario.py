@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from avcl.clip import Shape
 from avcl.data.dataset import Files
 from avcl.data.fingerprint import fingerprint_of
+from avcl.data.preprocessing import Preprocessing
 from avcl.data.source import Record, Source, inspect
 from avcl.data.store.compatible import mismatches, wider
 from avcl.data.store.format import Store
@@ -104,6 +105,11 @@ class FileScenario(Scenario):
         return Shape(self.frames, self.height, self.width, self.times, self.mels)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How every file is read: with the published constants, and these settings."""
+        return Preprocessing(**self.shape._asdict(), window=self.window, seconds=self.seconds)
+
+    @property
     def windowed(self) -> bool:
         """Whether files are longer than what a sample shows."""
         return self.seconds > self.window
@@ -120,7 +126,7 @@ class FileScenario(Scenario):
         if not usable:
             name = self.task_names[task]
             raise UserError(f"{self.name}: task {name!r} has no usable file in its {split} split")
-        return Files(usable, self.shape, self.window, self.seconds)
+        return Files(usable, self.preprocessing)
 
     def mistakes(self) -> Iterator[str]:
         """The window must fit, and the store be whole and of these sizes."""

@@ -13,19 +13,29 @@ HOP, SPAN = 0.01, 0.025
 """Seconds from one frame of the spectrogram to the next, and seconds that each of them hears."""
 
 
-def spectrogram(wave: Tensor, times: int = 1024, mels: int = 128, centred: bool = False) -> Tensor:
+def spectrogram(
+    wave: Tensor,
+    times: int = 1024,
+    mels: int = 128,
+    *,
+    hop: float = HOP,
+    span: float = SPAN,
+    mean: float = MEAN,
+    deviation: float = DEVIATION,
+    centred: bool = False,
+) -> Tensor:
     """The normalised log-mel spectrogram (1, times, mels) of 16 kHz ``wave`` (samples,).
 
     10 s make 998 frames. What is missing at the end is zero *before* normalisation, as published, and so
     becomes 1.133, louder than silence; what is too much is cut off. ``centred``: as much is missing before as after.
     """
-    wave = pad(wave - wave.mean(), (0, max(0, round(SPAN * RATE) - len(wave))))
+    wave = pad(wave - wave.mean(), (0, max(0, round(span * RATE) - len(wave))))
     bands = fbank(
         wave[None],
         sample_frequency=RATE,
         num_mel_bins=mels,
-        frame_length=1000 * SPAN,
-        frame_shift=1000 * HOP,
+        frame_length=1000 * span,
+        frame_shift=1000 * hop,
         window_type="hanning",
         htk_compat=True,
         use_energy=False,
@@ -34,7 +44,7 @@ def spectrogram(wave: Tensor, times: int = 1024, mels: int = 128, centred: bool 
     missing = times - len(bands)
     before = missing // 2 if centred else 0
     bands = pad(bands, (0, 0, before, missing - before))
-    return ((bands - MEAN) / DEVIATION)[None]
+    return ((bands - mean) / deviation)[None]
 
 
 def noise_and_roll(mel: Tensor, generator: Generator) -> Tensor:

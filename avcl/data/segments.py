@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from avcl.data import decode, log_mel, transforms
 from avcl.data.dataset import Files
 from avcl.data.source import inspect
 
@@ -34,26 +33,25 @@ class Segmented(Files):
     """
 
     def __init__(self, files: Files, events: Mapping[int, tuple[int, int]]):
-        super().__init__(files.sources, files.shape, files.window, files.seconds)
+        super().__init__(files.sources, files.preprocessing)
         self.events = events
 
     def segments(self, number: int) -> Segments:
         """All seconds of one clip; BadClip where it cannot be used.
 
-        As many frames of each as the shape has, and its sound in the middle of a spectrogram, padded on both sides.
+        As many frames of each as a sample has, and its sound in the middle of a spectrogram, padded on both sides.
         """
-        source = self.sources[number]
-        inspect(source, self.window, self.seconds)
-        many, (frames, height, width, times, mels) = int(self.seconds), self.shape
-        pictures = source.pictures([second + k / frames for second in range(many) for k in range(frames)])
-        pictures = transforms.resize(transforms.shrink(pictures, *transforms.store_size(height, width)), height, width)
-        wave = source.sound(self.seconds)
-        wave = pad(wave, (0, max(0, many * decode.RATE - len(wave))))
-        seconds = wave[: many * decode.RATE].reshape(many, decode.RATE)
+        source, how = self.sources[number], self.preprocessing
+        inspect(source, how.window, how.seconds)
+        many = int(how.seconds)
+        pictures = source.pictures([second + k / how.frames for second in range(many) for k in range(how.frames)])
+        wave = source.sound(how.seconds)
+        wave = pad(wave, (0, max(0, many * how.sample_rate - len(wave))))
+        seconds = wave[: many * how.sample_rate].reshape(many, how.sample_rate)
         start, stop = self.events[source.index]
         event = [source.label if start <= second < stop else BACKGROUND for second in range(many)]
         return Segments(
-            frames=transforms.normalise(pictures).unflatten(0, (many, frames)),
-            mel=torch.stack([log_mel.spectrogram(second, times, mels, centred=True) for second in seconds]),
+            frames=how.to_frames(pictures).unflatten(0, (many, how.frames)),
+            mel=torch.stack([how.to_mel(second, centred=True) for second in seconds]),
             event=torch.tensor(event),
         )

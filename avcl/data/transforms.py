@@ -4,6 +4,7 @@ All of it works on (T, 3, H, W) uint8; a clip's frames are treated alike.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from numpy.random import Generator
@@ -61,10 +62,10 @@ def crops(tall: int, wide: int, height: int, width: int) -> list[tuple[int, int,
     ]
 
 
-def normalise(frames: Tensor) -> Tensor:
-    """(T, 3, H, W) float32 from uint8, by ImageNet's mean and deviation."""
-    mean, deviation = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, DEVIATION))
-    return ((frames.float() / 255 - mean) / deviation).contiguous()
+def normalise(frames: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION) -> Tensor:
+    """(T, 3, H, W) float32 from uint8, by mean and deviation of each channel: by default ImageNet's."""
+    centre, scale = (torch.tensor(values).reshape(3, 1, 1) for values in (mean, deviation))
+    return ((frames.float() / 255 - centre) / scale).contiguous()
 
 
 def _snap(side: int, wanted: int) -> int:

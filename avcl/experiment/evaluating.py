@@ -12,7 +12,7 @@ import torch
 
 from avcl.backbones.protocol import Backbone
 from avcl.backbones.weights import Weights, load_state, load_weights
-from avcl.config.build import device_of, scenario_of, strategies_of
+from avcl.config.build import find_device, scenario_of, strategies_of
 from avcl.config.bundled import bundled_files
 from avcl.config.files import assigned, read_config
 from avcl.errors import SettingsError, UserError, nearest
@@ -60,7 +60,10 @@ class Evaluating:
         self.elsewhere = run is not None and {"name": self.scenario.name, **self.scenario.settings()} != run["scenario"]
         self.evaluations = self._made(classes, own)
         self.seed = raw.get("seed") or 0
-        device = torch.device(device_of({**raw, **({"device": self.device} if self.device else {})}))
+        try:
+            device = torch.device(find_device(self.device or raw.get("device") or "auto"))
+        except UserError as error:
+            raise UserError(f"device: {error}") from None
         self.model = trained(self.weights, self.scenario, raw, device, batch_size=self.batch_size, workers=self.workers)
 
     def scores(self) -> Iterator[tuple[Evaluation, Scores]]:

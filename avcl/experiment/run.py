@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +15,6 @@ from avcl.backbones.weights import Weights, save_weights
 from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
 from avcl.config.build import components_of
 from avcl.errors import StoppedError
-from avcl.experiment import checkpoint
 from avcl.experiment.model_card import markdown_card
 from avcl.experiment.picking import Picks, close, picked
 from avcl.experiment.run_folder import RunFolder
@@ -26,23 +24,21 @@ from avcl.scenario import Scenario
 from avcl.strategy import Strategy
 from avcl.training.callbacks import Callback
 from avcl.training.learner import Learner
+from avcl.training.saving import Saving
 from avcl.utils import atomic, distributed
-
-SAVE_EVERY = 600.0
-"""Seconds between checkpoints within a task."""
 
 
 class Run:
     """One experiment: a scenario, a backbone, one or several strategies, and a run folder.
 
     ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins, resumes) · TensorBoard events ·
-    ``results.json`` (the task matrix of every metric) and ``checkpoint.pt`` (the whole state), both written
+    ``results.json`` (the task matrix of every metric) and ``checkpoint/`` (the whole state), both written
     after every task · ``weights.safetensors`` · ``README.md``.
 
     ``learner``: its settings · ``weights``: what to start from, None for scratch · ``evaluate_every``: steps between
-    evaluations within tasks, None for task ends only · ``metrics``, ``loggers``: those to take by name and with which
-    settings, None for all that are not optional · ``callbacks``: more Avalanche plugins · ``settings``: the resolved
-    configuration, for the manifest.
+    evaluations within tasks, None for task ends only · ``checkpoint``: when to save within tasks · ``metrics``,
+    ``loggers``: those to take by name and with which settings, None for all that are not optional · ``callbacks``:
+    more Avalanche plugins · ``settings``: the resolved configuration, for the manifest.
     """
 
     def __init__(
@@ -57,6 +53,7 @@ class Run:
         seed: int = 0,
         device: str = "cpu",
         evaluate_every: int | None = None,
+        checkpoint: Saving | None = None,
         metrics: Picks = None,
         loggers: Picks = None,
         callbacks: Sequence[Callback] = (),
@@ -66,7 +63,10 @@ class Run:
         self.folder, self.seed, self.device = RunFolder(folder), seed, device
         self.settings, self.learner_settings = dict(settings or {}), dict(learner or {})
         self.initial = {} if weights is None else weights.fill(backbone)
-        self.evaluate_every, self.resumed_at = evaluate_every, -1
+        with blamed(scenario, "preprocessing"):  # whatever is written from now on carries it
+            preprocessing = scenario.preprocessing
+        backbone.preprocessing = None if preprocessing is None else preprocessing.settings()
+        self.evaluate_every, self.checkpoint, self.resumed_at = evaluate_every, checkpoint or Saving(), -1
         self.metrics, self.loggers, self.callbacks = metrics, loggers, list(callbacks)
 
     @classmethod
@@ -115,27 +115,30 @@ class Run:
 
         ``resume`` continues from the run folder's checkpoint; settings that may change the result must be what they
         were. A folder that holds a run or any other file is never overwritten. Otherwise: UserError. A signal to
-        stop is heard between two batches, and ends in StoppedError.
+        stop is heard between two batches, of evaluation too, and ends in StoppedError.
         """
         manifest = self.folder.claim(self._manifest(), resume)
-        state = checkpoint.load(self.folder.checkpoint) if resume else None
-        if state is not None:
-            self.resumed_at = state["clock"]["train_iterations"]
-        with self._logging(manifest) as evaluator, Stopping() as stopping:
-            learner = self.learner(evaluator=evaluator, plugins=self.callbacks)
+        with self.folder.owned():
+            state = self.folder.checkpoints.newest() if resume else None
             if state is not None:
-                self._restore(learner, state)
-            self._begin(learner, self.steps_of(learner))
-            learner.between_batches = self._between_batches(stopping)
-            for task in range(learner.tasks_done, len(self.parts)):
-                learner.train(self.benchmark.train_stream[task])
-                learner.eval(self.benchmark.eval_stream)
-                self.folder.write("results.json", self.results(learner))
-                self._save(learner)
-        results = self.results(learner)
-        if distributed.rank() == 0:
-            save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
-            atomic.write_text(self.folder / "README.md", markdown_card(self.settings, results))
+                self.resumed_at = state["clock"]["train_iterations"]
+            with self._logging(manifest) as evaluator, Stopping() as stopping:
+                learner = self.learner(evaluator=evaluator, plugins=self.callbacks)
+                if state is not None:
+                    self._restore(learner, state)
+                self._begin(learner, self.steps_of(learner))
+                self.checkpoint.start(learner.steps)
+                learner.between_batches = self._between_batches(stopping)
+                if state is not None and state["evaluation_due"]:
+                    self._evaluate(learner)
+                for task in range(learner.tasks_done, len(self.parts)):
+                    learner.train(self.benchmark.train_stream[task])
+                    self._evaluate(learner)
+                    self._save(learner)
+            results = self.results(learner)
+            if distributed.rank() == 0:
+                save_weights(self.folder / "weights.safetensors", self.backbone, dict(learner.named_modules()))
+                atomic.write_text(self.folder / "README.md", markdown_card(self.settings, results))
         return results
 
     def dry_run(self) -> dict[str, str]:
@@ -206,22 +209,27 @@ class Run:
         finally:
             close(loggers)
 
-    def _save(self, learner: Learner) -> None:
+    def _evaluate(self, learner: Learner) -> None:
+        learner.eval(self.benchmark.eval_stream)
+        self.folder.write("results.json", self.results(learner))
+
+    def _save(self, learner: Learner, evaluation_due: bool = False) -> None:
         state = learner.state_dict() | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
-        checkpoint.save(self.folder.checkpoint, state)
+        batches = learner.clock.train_iterations
+        self.folder.checkpoints.save({**state, "evaluation_due": evaluation_due}, batches, self.checkpoint.keep)
+        self.checkpoint.start(learner.steps)
 
     def _between_batches(self, stopping: Stopping) -> Callable[[Learner], None]:
         """Evaluate every so many steps, save now and then, and stop where that was asked for: in this order."""
-        saved, every = time.monotonic(), self.evaluate_every
+        every = self.evaluate_every
 
         def pause(learner: Learner) -> None:
-            nonlocal saved
-            if every and not learner.pending and learner.steps % every == 0 and not learner.task_is_over:
-                learner.eval(self.benchmark.eval_stream)
-                self.folder.write("results.json", self.results(learner))
-            if stopping.asked or time.monotonic() - saved > SAVE_EVERY:
-                self._save(learner)
-                saved = time.monotonic()
+            training = learner.is_training
+            whole = training and not learner.pending and not learner.task_is_over
+            if whole and every and learner.steps % every == 0:
+                self._evaluate(learner)
+            if stopping.asked or (training and self.checkpoint.due(learner.steps)):
+                self._save(learner, evaluation_due=not training)
             if stopping.asked:
                 raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; continue with --resume")
 

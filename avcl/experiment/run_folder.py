@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from avcl.errors import UserError
+from avcl.experiment.checkpoint import Checkpoints
 from avcl.experiment.manifest import read_manifest, resumed, started
 from avcl.utils import atomic, distributed
+
+LOCK = "run.lock"
 
 
 class RunFolder:
@@ -28,10 +34,9 @@ class RunFolder:
         return str(self.path)
 
     @property
-    def checkpoint(self) -> Path:
-        """Where this process keeps its state."""
-        rank = distributed.rank()
-        return self / (f"checkpoint-{rank}.pt" if rank else "checkpoint.pt")
+    def checkpoints(self) -> Checkpoints:
+        """Where this process keeps its state; true where there is one to resume from."""
+        return Checkpoints(self / "checkpoint")
 
     @property
     def finished(self) -> bool:
@@ -54,9 +59,10 @@ class RunFolder:
             shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
             raise UserError(f"{self}: holds other files than a run's ({shown}); choose an empty folder with --out")
         then = self.manifest if files else {}
-        if resume and not self.checkpoint.exists():
-            raise UserError(f"{self}: nothing to resume: it holds no {self.checkpoint.name}; leave out --resume")
-        if not resume and {"results.json", self.checkpoint.name} & set(files):
+        if resume and not self.checkpoints:
+            old = "checkpoint.pt is an earlier avcl's" if "checkpoint.pt" in files else "it holds no checkpoint"
+            raise UserError(f"{self}: nothing to resume: {old}; leave out --resume, with another --out if need be")
+        if not resume and {"results.json", "checkpoint", "checkpoint.pt"} & set(files):
             raise UserError(f"{self}: holds a run already; continue it with --resume, or choose another --out")
         content = resumed(then, manifest, self / "run.json") if resume else {**manifest, **started()}
         try:
@@ -64,6 +70,23 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self}: cannot be made ({error.strerror}); choose another folder with --out") from None
         return content
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Within this block no other run writes into the folder, which exists; UserError where one does so now."""
+        lock = FileLock(self / LOCK, blocking=False)
+        if distributed.rank() == 0:
+            try:
+                lock.acquire()
+            except Timeout:
+                told = "another process is running in it; wait for it, or choose another --out"
+                raise UserError(f"{self}: {told}") from None
+        try:
+            yield
+        finally:
+            if lock.is_locked:
+                (self / LOCK).unlink(missing_ok=True)
+            lock.release()
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write JSON on rank zero."""
@@ -73,7 +96,7 @@ class RunFolder:
     def _files(self) -> list[str]:
         """What is in the folder; what a killed process had not finished writing counts for nothing."""
         try:
-            return sorted(path.name for path in self.path.iterdir() if path.suffix != ".writing")
+            return sorted(path.name for path in self.path.iterdir() if path.suffix != ".writing" and path.name != LOCK)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

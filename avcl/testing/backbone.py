@@ -126,6 +126,20 @@ def keeps_clips_apart(make: Make) -> None:
         require(_close(one, all_of_them[:1]), f"embed: a clip's {kind} depends on the other clips of its batch")
 
 
+def embeds_each_modality_alone(make: Make) -> None:
+    """embed of one modality does not depend on the other, of which there may be a single patch"""
+    part = make().eval()
+    clip = _clips(part)
+    sides = {"audio": clip.audio.shape[1], "video": clip.video.shape[1]}
+    for place, kind in enumerate(sides):
+        chosen = {
+            other: torch.arange(count if other == kind else 1).expand(len(clip), -1) for other, count in sides.items()
+        }
+        found = part.embed(clip.take(chosen["video"], chosen["audio"]))[place]
+        other = "video" if kind == "audio" else "audio"
+        require(_close(part.embed(clip)[place], found), f"embed: a clip's {kind} depends on its {other}")
+
+
 def sees_visible_patches_alone(make: Make) -> None:
     """its embeddings are those of the visible patches: embed(masks.seen(clip))"""
     part = make()
@@ -185,6 +199,7 @@ PROMISES: tuple[Promise, ...] = (
     embeds,
     is_deterministic,
     keeps_clips_apart,
+    embeds_each_modality_alone,
     sees_visible_patches_alone,
     has_a_gradient,
     survives_copying,

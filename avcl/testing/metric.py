@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from avcl.compat import BaseLogger, MetricValue, PluginMetric, quiet_evaluator
-from avcl.experiment import checkpoint
+from avcl.experiment.checkpoint import Checkpoints
 from avcl.registry import LASTING
 from avcl.strategy import Strategy
 from avcl.testing.promises import Promise, global_state, keep, random_state, require, same
@@ -167,8 +167,9 @@ class _Run(BaseLogger):
             self.results = json.loads(json.dumps(self.metric.results()))
             state["metric"] = self.metric.state_dict()
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder, "state"), state)
-            self.saved = checkpoint.load(Path(folder, "state"))
+            checkpoints = Checkpoints(Path(folder))
+            checkpoints.save(state, 0, keep=1)
+            self.saved = checkpoints.newest()
 
 
 def _scalar(value: Any) -> bool:

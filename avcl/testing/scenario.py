@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from avcl.clip import Shape
+from avcl.data.preprocessing import Preprocessing
 from avcl.errors import BadClip
 from avcl.scenario import Scenario, Split, augmenting
 from avcl.testing.promises import Promise, global_state, keep, random_state, refuses_invalid_settings, require, same
@@ -54,6 +55,11 @@ def defines_its_stream(make: Make) -> None:
     kind = type(prints[0]).__name__
     require(isinstance(prints[0], str | None), f"fingerprint is a {kind}; must be a text or None")
     require(prints[0] == prints[1], "fingerprint differs between two scenarios of the same settings")
+    said = part.preprocessing
+    require(
+        said is None or isinstance(said, Preprocessing), "preprocessing is no avcl.Preprocessing; must be one or None"
+    )
+    require(said is None or said.shape == shape, f"preprocessing makes clips of {said and said.shape}, not of {shape}")
     streams = part.benchmark()
     for stream in (streams.train_stream, streams.eval_stream):
         require(len(stream) == len(names), f"benchmark() has {len(stream)} experiences for {len(names)} tasks")

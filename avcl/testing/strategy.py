@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from avcl.compat import BaseSGDPlugin, benchmark_from_datasets
 from avcl.errors import PluginError
-from avcl.experiment import checkpoint
+from avcl.experiment.checkpoint import Checkpoints
 from avcl.memory import Memory
 from avcl.scenario import Scenario, as_avalanche
 from avcl.settings import fields
@@ -173,14 +173,15 @@ def resumes(make: Make) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def save(learner: Learner) -> None:
-            checkpoint.save(Path(folder, str(learner.clock.train_iterations)), learner.state_dict())
+            batches = learner.clock.train_iterations
+            Checkpoints(Path(folder, str(batches))).save(learner.state_dict(), batches, keep=1)
 
         whole.between_batches = save
         _train(whole)
         expected = whole.state_dict()
         for path in sorted(Path(folder).iterdir())[:-1]:
             learner = _learner(make, **more)
-            learner.load_state_dict(checkpoint.load(path))
+            learner.load_state_dict(Checkpoints(path).newest())
             _train(learner)
             found = learner.state_dict()
             for key in ("backbone", "strategies", "generators"):

@@ -19,7 +19,7 @@ from avcl.clip import Clip, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
 from avcl.registry import blamed
-from avcl.settings import Fraction, Setting, fields, validate
+from avcl.settings import Fraction, Seed, Setting, fields, validate
 from avcl.strategy import Strategy
 from avcl.training import verdicts
 from avcl.training.callbacks import Callback
@@ -83,7 +83,7 @@ class Learner(BaseSGDTemplate):
         plugins: Sequence[BaseSGDPlugin] = (),
         initial: Mapping[str, Tensor] | None = None,
         device: str | torch.device = "cpu",
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
         epochs: PositiveInt = 10,
         batch_size: PositiveInt = 48,
         eval_batch_size: PositiveInt = 48,
@@ -140,7 +140,9 @@ class Learner(BaseSGDTemplate):
             pin_memory=self.device.type == "cuda",
         )
         self.tasks_done = self.batches_done = 0
-        self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
+        self.between_batches: Callable[[Learner], None] = (
+            _go_on  # in training all state is whole then: a place to save it
+        )
         self._begin()
         groups = parameter_groups(self.backbone, self.modules(), mine.weight_decay)
         self.optimizer = optimizer_of(groups, mine.optimizer, mine.lr, mine.betas)
@@ -351,6 +353,7 @@ class Learner(BaseSGDTemplate):
                 self.mb_output = self.backbone.embed(self.batch)
             self._after_eval_forward(**kwargs)
             self._after_eval_iteration(**kwargs)
+            self.between_batches(self)
 
     # ---- clips -----------------------------------------------------------------------------------------
 

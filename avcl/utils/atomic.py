@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +22,33 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that is on the disk before it replaces ``path``; nothing is left after a failure."""
     with _renamed(path.with_name(f"{uuid.uuid4().hex}.writing"), path) as file:
         yield file
+
+
+@contextlib.contextmanager
+def named_by_content(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """A binary file to be written from front to back; on the disk it gets ``name`` with its SHA-256 in place of {}."""
+    aside, content = folder / f"{uuid.uuid4().hex}.writing", hashlib.sha256()
+    try:
+        with aside.open("wb") as file:
+            yield cast(BinaryIO, _Hashing(file, content.update))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, folder / name.format(content.hexdigest()))
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+class _Hashing:
+    """A file to write to, and somebody who sees all that is written."""
+
+    def __init__(self, file: BinaryIO, seen: Callable[[bytes], None]):
+        self.file, self.seen = file, seen
+        self.flush = file.flush
+
+    def write(self, part: bytes) -> int:
+        self.seen(part)
+        return self.file.write(part)
 
 
 def write_text(path: Path, text: str) -> None:

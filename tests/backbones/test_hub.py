@@ -6,7 +6,6 @@ import re
 import shutil
 import threading
 import zlib
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -15,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from avcl import Embedder
 from avcl.backbones.cavmae import CavMae
 from avcl.backbones.convert.convert import convert_checkpoint
 from avcl.errors import UserError
@@ -85,6 +85,7 @@ def test_a_model_of_timm_is_fetched_by_its_name(hub, name):
 
 def test_what_is_pushed_is_what_comes_back(hub, tmp_path):
     backbone = CavMae(size="tiny", frames=1, mask_ratio=0.5, **CLIPS)
+    backbone.preprocessing = {"frames": 1, **CLIPS, "window": 2.0}
     backbone.push_to_hub("somebody/tiny")
     pushed = {path.name for path in (hub / "somebody/tiny").iterdir()}
     assert pushed == {"config.json", "model.safetensors", "README.md"}
@@ -92,9 +93,12 @@ def test_what_is_pushed_is_what_comes_back(hub, tmp_path):
     for source in ("somebody/tiny", hub / "somebody/tiny", hub / "somebody/tiny/model.safetensors"):
         again = CavMae.from_pretrained(source)
         assert again.settings() == backbone.settings()
+        assert again.preprocessing == backbone.preprocessing
         for key, value in backbone.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
     assert CavMae.from_pretrained("somebody/tiny", temperature=0.1).temperature == 0.1
+    embedder = Embedder.from_pretrained("somebody/tiny", device="cpu")
+    assert (embedder.preprocessing.window, embedder.preprocessing.sample_rate) == (2.0, 16000)
 
 
 def test_what_is_not_there_is_one_line(hub):
@@ -110,5 +114,9 @@ def test_what_is_not_there_is_one_line(hub):
         with pytest.raises(UserError, match=f"^{re.escape(name)}: no such file$"):
             convert_checkpoint(name)
     (hub / "empty").mkdir()
-    with pytest.raises(UserError, match=f"^{re.escape(str(Path(hub, 'empty', 'model.safetensors')))}: no such file$"):
+    with pytest.raises(UserError) as error:
         CavMae.from_pretrained(hub / "empty")
+    assert str(error.value) == (
+        f"{hub / 'empty'}: holds no weights: neither model.safetensors nor weights.safetensors, "
+        "which a run writes at its end"
+    )

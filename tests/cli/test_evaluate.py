@@ -210,6 +210,9 @@ def test_mistakes_in_the_command_are_told_in_a_line(tmp_path, run):
         "--set scenaro.seed=3: nothing is called 'scenaro'; did you mean 'scenario'?"
     )
     assert refused(WEIGHTS, "knn", "--set", "knn=3") == "knn: invalid value 3: must be settings, as in knn.epochs=5"
+    assert refused(WEIGHTS, "knn", "--device", "gpu") == (
+        "device: invalid value 'gpu': must be auto, cpu, cuda or cuda:N"
+    )
     (run / "weights.safetensors").unlink()
     assert refused(run, "knn") == (
         f"{run}: holds no weights.safetensors: the run has not come to its end; name a finished run or a weights file"

@@ -54,7 +54,10 @@ def test_help_and_version_import_nothing_heavy(words, said):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("avcl ", ["train", "pretrain", "eval", "init", "list", "show", "doctor", "data", "weights"]),
+        (
+            "avcl ",
+            ["train", "pretrain", "eval", "init", "list", "show", "embed", "search", "doctor", "data", "weights"],
+        ),
         ("avcl show m", ["mats", "memory", "metrics", "mir", "msrvtt", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
         ("avcl init v", ["videos"]),
@@ -150,13 +153,22 @@ def test_pretrain_writes_safetensors_only(run, config):
     assert refused.stderr == "avcl: --out: invalid value 'w.pt': must end in .safetensors\n"
 
 
+MEMORY = (
+    "avcl: out of memory (tried to allocate{}); lower learner.batch_size or learner.eval_batch_size "
+    "(learner.accumulate keeps the size of a step), strategy.replay, memory.capacity, or the sizes of the scenario "
+    "and the backbone\n"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (UserError("run.yaml: no such file"), 2, "avcl: run.yaml: no such file\n"),
         (SettingsError(["seed: wrong", "out: wrong"]), 2, "avcl: seed: wrong\n      out: wrong\n"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"), 2, MEMORY.format(" 2.00 GiB")),
+        (RuntimeError("can't allocate memory: you tried to allocate 400 bytes. Error"), 2, MEMORY.format(" 400 bytes")),
         (KeyboardInterrupt(), 130, "avcl: interrupted\n"),
-        (StoppedError("stopped by SIGTERM after step 3"), 130, "avcl: stopped by SIGTERM after step 3\n"),
+        (StoppedError("stopped by SIGTERM after step 3"), 0, "avcl: stopped by SIGTERM after step 3\n"),
     ],
 )
 def test_a_users_mistake_is_told_without_a_traceback(run, config, error, code, told):

@@ -84,7 +84,8 @@ def test_the_list_is_plain_and_whole_when_it_is_no_terminal(registry, capsys):
     show_all(registry)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     sections = [line for line in lines if line.startswith("section ")]
-    assert [line.split()[1] for line in sections] == ["learner", "memory", "run", "early-stopping", "lr-schedule"]
+    names = [line.split()[1] for line in sections]
+    assert names == ["learner", "memory", "run", "checkpoint", "early-stopping", "lr-schedule"]
     assert lines == [
         "kind name what it is plugin distribution",
         "strategy bare Replay: of a paper (arXiv 0000.00000). paper tests 1",

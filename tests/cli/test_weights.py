@@ -38,9 +38,11 @@ def test_a_run_starts_from_a_converted_mae(tmp_path, mae):
     assert "blocks.2-3 24 fusion" in lines
     assert "cls_token 1 skipped: the backbone has no class token" in lines
     assert "mae, 86 tensors: 85 fill 135 of the backbone, 1 skipped; 7 newly initialized" in " ".join(lines)
+    assert "preprocessing as published: 2 frames in 4 s of the first 10 s, 32 x 32, log-mel of 64 x 32" in lines
     assert list(out.parent.iterdir()) == [out]
     shown = command("show", out).stdout.splitlines()
     assert "  dim: 48" in shown
+    assert {"preprocessing:", "  rendered: false", "  window: 4.0", "  seconds: 10.0"} <= set(shown)
     assert re.fullmatch(r"backbone: 142 tensors, [\d,]+ parameters", shown[-1])
 
     weights = load_weights(out)

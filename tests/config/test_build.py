@@ -206,7 +206,7 @@ def test_all_mistakes_of_all_sections_are_told_at_once():
         ({"scenario": {"name": "drawn", "root": "videos"}}, "scenario: videos holds no task"),
         ({"weights": "bundled"}, "weights: invalid value 'bundled': scenario 'drawn' brings none; must be null, or a"),
         ({"device": "cuda:99"}, "device: invalid value 'cuda:99': must be auto, cpu or one of "),
-        ({3: 4}, "3: unknown setting; allowed: backbone, callbacks, device, "),
+        ({3: 4}, "3: unknown setting; allowed: backbone, callbacks, checkpoint, device, "),
     ],
 )
 def test_a_mistake_is_one_line_with_its_full_key(raw, line):

@@ -51,6 +51,11 @@ def test_empty_files_and_merge_keys_are_fine(tmp_path, text, tree):
     assert read(tmp_path, text) == tree
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{key}: &{key} [{', '.join([f'*{last}'] * 9)}]\n" for last, key in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -63,6 +68,12 @@ def test_empty_files_and_merge_keys_are_fine(tmp_path, text, tree):
         ("a: 1\n---\nb: 2\n", "run.yaml:2:1: not valid YAML: expected a single document in the stream"),
         ("a: !!python/object:os.system x\n", "run.yaml:1:4: not valid YAML: could not determine a constructor"),
         ("a: \x00\n", "run.yaml:1:1: not valid YAML: unacceptable character #x0000: special characters"),
+        ("a: !!int x\n", "run.yaml:1:4: not valid YAML: the value does not fit int (invalid literal for int()"),
+        (f"a: {'9' * 5000}\n", "run.yaml:1:4: not valid YAML: the value does not fit int (Exceeds the limit"),
+        ("a: &a\n  b: *a\n", "run.yaml:1:4: not valid YAML: the alias holds itself"),
+        ("a: [&a [1], *a, *a]\nb: &b {c: &c [x, *b]}\n", "run.yaml:2:4: not valid YAML: the alias holds itself"),
+        (BOMB, "run.yaml:6:4: not valid YAML: the aliases stand for more than 100,000 values"),
+        ("a: " + "[" * 3000, "run.yaml:1:1: not valid settings: nested too deeply"),
         ("- a\n", "run.yaml: invalid value ['a']: must be a mapping of settings"),
         ("er\n", "run.yaml: invalid value 'er': must be a mapping of settings"),
         ("--set seed", "--set seed: must be key=value, as in learner.lr=1e-4"),

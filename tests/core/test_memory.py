@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from avcl.clip import Clip
+from avcl.errors import UserError
 from avcl.memory import Memory
 
 
@@ -75,6 +76,12 @@ def test_capacity_zero_holds_nothing():
     memory = opened(0)
     memory.add(clips([1, 2]))
     assert (len(memory), memory.seen, memory.nbytes) == (0, 2, 0)
+
+
+def test_more_clips_than_the_machine_has_memory_for_are_refused():
+    memory = opened(10**15)
+    with pytest.raises(UserError, match=r"^memory.capacity: 1,000,000,000,000,000 clips of \d+ bytes are more than"):
+        memory.add(clips([1, 2]))
 
 
 def test_what_is_stored_is_a_copy():

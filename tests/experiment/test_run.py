@@ -14,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from avcl.backbones.weights import load_state, load_weights
 from avcl.errors import StoppedError, UserError
-from avcl.experiment import run as run_module
 from avcl.experiment.run import Run
 from avcl.memory import Memory
 from avcl.plugins.derpp import DERpp
@@ -22,6 +21,7 @@ from avcl.plugins.finetune import Finetune
 from avcl.report.tables import matrix_table
 from avcl.testing.toys import Noise, small_backbone
 from avcl.training.learner import Learner
+from avcl.training.saving import Saving
 
 
 def make_run(folder, strategy=None, seed=0, scenario=None, **learner):
@@ -105,14 +105,14 @@ def test_weights_load_into_a_new_backbone(finished):
 
 def test_a_run_is_never_overwritten(finished):
     _, _, folder = finished
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"holds a run already; continue it with --resume, or choose another --out"):
         make_run(folder).train()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_to_resume(tmp_path):
-    with pytest.raises(UserError, match=r"nothing to resume: it holds no checkpoint.pt; leave out --resume"):
+    with pytest.raises(UserError, match=r"nothing to resume: it holds no checkpoint; leave out --resume"):
         make_run(tmp_path / "new").train(resume=True)
 
 
@@ -120,12 +120,12 @@ def test_nothing_to_resume(tmp_path):
 def test_a_killed_run_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch, stop):
     """Killed between two batches after a checkpoint within the task; events after it are not shown twice."""
     _, _, whole = finished
-    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
     killed = make_run(tmp_path / "killed")
+    killed.checkpoint = Saving(every_steps=1)
     save = Run._save
 
-    def save_then_die(self, learner):
-        save(self, learner)
+    def save_then_die(self, learner, evaluation_due=False):
+        save(self, learner, evaluation_due)
         if learner.clock.train_iterations == stop:
             raise KeyboardInterrupt
 
@@ -160,6 +160,32 @@ def test_a_signal_waits_for_the_batch_and_loses_nothing(finished, tmp_path, monk
     monkeypatch.setattr(Learner, "training_iteration", iteration)
     make_run(tmp_path / "stopped").train(resume=True)
     assert (tmp_path / "stopped" / "results.json").read_bytes() == (finished[2] / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize(("evaluation", "step"), [(2, 6), (3, 8)])  # within the first task, and at its end
+def test_a_signal_is_heard_in_an_evaluation_which_is_made_up_for(tmp_path, monkeypatch, evaluation, step):
+    def made(name):
+        run = make_run(tmp_path / name)
+        run.evaluate_every = 3
+        return run
+
+    whole, heard, embed = made("whole").train(), [], Learner._before_eval_forward
+
+    def signalled(self, **kwargs):
+        heard.append(self.steps)
+        if len(heard) == 2 * evaluation - 1:  # in the first of the two batches of an evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+        embed(self, **kwargs)
+
+    monkeypatch.setattr(Learner, "_before_eval_forward", signalled)
+    with pytest.raises(StoppedError, match=f"stopped by SIGTERM after step {step};"):
+        made("stopped").train()
+    monkeypatch.setattr(Learner, "_before_eval_forward", embed)
+    before = json.loads((tmp_path / "stopped" / "results.json").read_text())["metrics"]["retrieval"]
+    assert made("stopped").train(resume=True) == whole
+    assert before["measures"] != whole["metrics"]["retrieval"]["measures"]
+    for name in ("results.json", "weights.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(finished, tmp_path, monkeypatch):
@@ -220,7 +246,7 @@ def test_anytime_evaluation_of_a_blurred_stream_resumes_to_the_same_bytes(tmp_pa
 
     def made(name, **more):
         run = make_run(tmp_path / name, scenario=Noise(blend=blend))
-        run.evaluate_every = more.get("evaluate_every")
+        run.evaluate_every, run.checkpoint = more.get("evaluate_every"), Saving(every_minutes=1e-9)
         return run
 
     plain, results = made("plain").train(), made("often", evaluate_every=3).train()
@@ -241,7 +267,6 @@ def test_anytime_evaluation_of_a_blurred_stream_resumes_to_the_same_bytes(tmp_pa
             raise Killed
         iteration(self, **kwargs)
 
-    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
     iteration = Learner.training_iteration
     monkeypatch.setattr(Learner, "training_iteration", killed)
     with pytest.raises(Killed):

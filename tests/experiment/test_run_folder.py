@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avcl.cli.main import app
+from avcl.experiment.run_folder import RunFolder
 
 SMALL = """
 scenario: {name: synthetic, tasks: 2, classes: 2, train_clips: 2, eval_clips: 2, pretraining: 0}
@@ -30,7 +31,7 @@ def train(folder, *words):
 
 def content(folder):
     """Every file and what is in it."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +106,39 @@ def test_a_damaged_run_json_is_one_line(folder, text, told, words):
     assert content(folder) == before
 
 
-def test_a_damaged_checkpoint_is_one_line(folder):
-    state = (folder / "checkpoint.pt").read_bytes()
-    (folder / "checkpoint.pt").write_bytes(state[: len(state) // 2])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(folder, caplog):
+    results = (folder / "results.json").read_bytes()
+    _, new = sorted((folder / "checkpoint").iterdir())
+    new.write_bytes(new.read_bytes()[: new.stat().st_size // 2])
+    assert train(folder, "--resume")[0] == 0
+    assert [line for line in caplog.messages if line.startswith(f"{new}: damaged (its bytes are not those")] != []
+    assert (folder / "results.json").read_bytes() == results
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_touched(folder):
+    for path in (folder / "checkpoint").iterdir():
+        path.write_bytes(b"half of it")
     before = content(folder)
     code, told = train(folder, "--resume")
-    assert (code, len(told.splitlines())) == (2, 1)
-    assert told.startswith(f"avcl: {folder}/checkpoint.pt: damaged (")
-    assert told.endswith("); start again with another --out\n")
+    assert (code, len(told.splitlines())) == (2, 3)
+    assert told.splitlines()[2].strip() == f"{folder}/checkpoint: holds no whole checkpoint; choose another --out"
     assert content(folder) == before
+
+
+def test_an_earlier_avcls_checkpoint_is_one_line(folder):
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "checkpoint.pt").write_bytes(b"")
+    told = "nothing to resume: checkpoint.pt is an earlier avcl's; leave out --resume, with another --out if need be"
+    assert train(folder, "--resume") == (2, f"avcl: {folder}: {told}\n")
+
+
+def test_a_folder_in_which_another_process_runs_is_left_to_it(folder):
+    before = content(folder)
+    with RunFolder(folder).owned():
+        said = "another process is running in it; wait for it, or choose another --out"
+        assert train(folder, "--resume") == (2, f"avcl: {folder}: {said}\n")
+    assert content(folder) == before, "its lock goes with it"
+    assert train(folder, "--resume")[0] == 0
 
 
 # ---- settings on resume --------------------------------------------------------------------------------------
@@ -133,8 +158,8 @@ def test_a_resume_with_other_settings_is_refused_with_every_difference(folder):
         f"      strategy: er in {file}, derpp now\n"
         f"      learner.eval_batch_size: 48 in {file}, 1 now\n"
         f"      learner.lr: 0.001 in {file}, 0.5 now\n"
-        "      --resume may change out, loggers, learner.workers, learner.max_bad_share and the number of a CUDA "
-        "device; for other settings choose another --out\n",
+        "      --resume may change out, loggers, learner.workers, learner.max_bad_share, checkpoint and the number of "
+        "a CUDA device; for other settings choose another --out\n",
     )
     assert content(folder) == before
 

@@ -15,6 +15,7 @@ from avcl.clip import Shape
 from avcl.data.dataset import Files
 from avcl.data.decode import frames, sound
 from avcl.data.log_mel import spectrogram
+from avcl.data.preprocessing import Preprocessing
 from avcl.data.source import Source, inspect
 from avcl.data.transforms import normalise, resize, shrink
 from avcl.errors import BadClip, SettingsError, UserError
@@ -203,7 +204,7 @@ def test_sound_that_turns_out_shorter_than_its_time_stamps(tmp_path):
     rate, wrong = (b"\xb5\x88" + struct.pack(">d", hertz) for hertz in (44100, 3 * 44100))
     path.write_bytes(path.read_bytes().replace(rate, wrong))
     assert inspect(Source(str(path), 0, 0, 0), window=1.0, seconds=2.0).audio == pytest.approx(1.8, abs=0.1)
-    clips = Files([Source(str(path), 0, 0, 0)], Shape(2, 32, 32, 128, 32), window=1.0, seconds=2.0)
+    clips = Files([Source(str(path), 0, 0, 0)], Preprocessing(**SMALL))
     with pytest.raises(BadClip) as bad:
         clips[0]
     assert bad.value.reason == "0.6 s of audio, shorter than 1.0 s"
@@ -212,7 +213,7 @@ def test_sound_that_turns_out_shorter_than_its_time_stamps(tmp_path):
 # ---- samples ----
 def test_a_sample_is_the_middle_of_its_clip(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", seconds=10.4)
-    sample = Files([Source(str(path), label=3, task=1, index=17)], Shape(4, 224, 224, 1024, 128))[0]
+    sample = Files([Source(str(path), label=3, task=1, index=17)], Preprocessing())[0]
     stored = shrink(frames(str(path), [3.0, 4.0, 5.0, 6.0]), 256, 256)
     assert torch.equal(sample["frames"], normalise(resize(stored, 224, 224)))
     assert torch.equal(sample["mel"], spectrogram(sound(str(path))[:160000]))
@@ -221,7 +222,7 @@ def test_a_sample_is_the_middle_of_its_clip(tmp_path):
 
 def test_training_moves_the_window_the_crop_and_the_sound_whatever_the_place_in_a_list(grow):
     clips = Folder(root=str(grow(TREE)), **SMALL).clips(0, "train")
-    turned = Files(clips.sources[::-1], clips.shape, clips.window, clips.seconds)
+    turned = Files(clips.sources[::-1], clips.preprocessing)
     still = clips[0]
     with augmenting(seed=0, epoch=0):
         one, same = clips[0], turned[len(clips) - 1]

@@ -87,6 +87,12 @@ class DependsOnBatch(Offender):
         return tuple(side - side.mean(0) for side in super().embed(clip))
 
 
+class Mixes(Offender):
+    def embed(self, clip):
+        audio, video = super().embed(clip)
+        return audio, video + audio
+
+
 class Drops(Offender):
     def forward(self, clip, masks=None):
         output = super().forward(clip, masks)
@@ -184,6 +190,11 @@ CAUGHT = {
     ),
     "video first": (methods(fuse=lambda pair: pair[::-1]), EMBED, "fuse: audio is (4, 6, 24); must be (4, 7, 24)"),
     "the batch's": (DependsOnBatch, APART, "embed: a clip's audio depends on the other clips of its batch"),
+    "both modalities at once": (
+        Mixes,
+        testing.embeds_each_modality_alone,
+        "embed: a clip's video depends on its audio",
+    ),
     "other embeddings": (
         outputs(video=lambda output: 2 * output.video),
         testing.sees_visible_patches_alone,

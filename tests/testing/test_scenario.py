@@ -12,7 +12,7 @@ import torch
 from helpers.miniature import of_videos, videos
 from torch.utils.data import Dataset
 
-from avcl import Scenario
+from avcl import Preprocessing, Scenario
 from avcl.scenario import augmentation
 from avcl.scenarios.synthetic import Synthetic
 from avcl.testing import Noise, check_scenario
@@ -135,6 +135,10 @@ class ForgetsOnTheWay(Plain):
         return super().change(item, split) | {"mel": item["mel"] + self.level}
 
 
+class OtherPreprocessing(Plain):
+    preprocessing = Preprocessing()
+
+
 @dataclass(kw_only=True)
 class TakesAnything(Plain):
     level: Any = 1.0
@@ -173,6 +177,11 @@ CAUGHT = {
     "two tasks of a name": (TwinTasks, STREAM, "task_names ('one', 'one') are not unique"),
     "an empty split": (EmptySplit, STREAM, "eval split of 'task_0' holds no clip"),
     "another fingerprint": (NewPrint, STREAM, "fingerprint differs between two scenarios of the same settings"),
+    "preprocessing of other clips": (
+        OtherPreprocessing,
+        STREAM,
+        "preprocessing makes clips of Shape(frames=4, height=224, width=224, times=1024, mels=128), not of Shape(fr",
+    ),
     "one experience": (OneExperience, STREAM, "benchmark() has 1 experiences for 2 tasks"),
     "tuples": (Tuples, CLIPS, "a clip is a tuple; must be a mapping with frames, mel, index, label, task"),
     "no mel": (LacksMel, CLIPS, "train split of 'task_0': a clip has no mel, label, task; must have frames, mel"),

@@ -21,6 +21,7 @@ from avcl.backbones.convert.read import read_checkpoint
 from avcl.backbones.hub import locate
 from avcl.backbones.weights import State, first_few, load_state, save_weights
 from avcl.clip import Shape
+from avcl.data.preprocessing import Preprocessing
 from avcl.errors import UserError
 from avcl.settings import build, validate
 
@@ -87,12 +88,13 @@ class Converted:
         return f"backbone: {{name: cav-mae{changed}}}, and {clips}"
 
     def summary(self) -> str:
-        """The numbers, in one line."""
+        """The numbers, and the preprocessing that is assumed."""
         read, taken = len({*self.copied.values()}), len(self.matching)
         matching = f", {taken} for the matching module" if taken else ""
         return (
             f"{self.source}: {self.kind}, {read + taken + len(self.skipped)} tensors: {read} fill {len(self.copied)} "
-            f"of the backbone{matching}, {len(self.skipped)} skipped; {len(self.initialized)} newly initialized"
+            f"of the backbone{matching}, {len(self.skipped)} skipped; {len(self.initialized)} newly initialized\n"
+            f"preprocessing as published: {Preprocessing(**self.backbone.preprocessing or {})}"
         )
 
 
@@ -155,6 +157,7 @@ def fill(
     values = {key: our_layout(backbone, kind, key, state[name]) for key, name in copied.items()}
     values |= {key: torch.zeros_like(own[key]) if zero_init and names[key] is None else own[key] for key in initialized}
     load_state(backbone, values, source)
+    backbone.preprocessing = Preprocessing.published(backbone.grid.shape(backbone.patch)).settings()
     return Converted(source, kind, backbone, copied, initialized, skipped, matching, beside)
 
 
