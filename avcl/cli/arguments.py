@@ -1,9 +1,10 @@
 """Arguments that several commands take, and how a shell completes them: without torch, and without plugins."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from avcl.config.bundled import bundled_files, find_file
 
@@ -11,6 +12,23 @@ from avcl.config.bundled import bundled_files, find_file
 def _run_files() -> list[str]:
     """Bundled ones and those in this folder; a path into another folder is left to the shell's own completion."""
     return [*bundled_files(), *(path.name for path in sorted(Path().glob("*.y*ml")))]
+
+
+class Several(TyperCommand):
+    """A command whose options may be followed by several values, as in ``--methods er stella --seeds 5``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat such an option before each of its values."""
+        repeated = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        words: list[str] = []
+        current = ""
+        for place, word in enumerate(args):
+            if word.startswith("-") and not word.lstrip("-").isdecimal():
+                current = word if word in repeated else ""
+            elif current and args[place - 1] != current:
+                words.append(current)
+            words.append(word)
+        return super().parse_args(ctx, words)
 
 
 def components() -> list[str]:
@@ -54,4 +72,12 @@ Name = Annotated[
 ]
 Bundled = Annotated[
     str, typer.Argument(autocompletion=lambda: list(bundled_files()), help="Name of a bundled run file.")
+]
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUNS...",
+        help="Run folders, folders of run folders, or patterns in quotes, such as 'runs/er-*'.",
+        show_default=False,
+    ),
 ]

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets
+from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets, Several
 from avcl.cli.data import data_app
 from avcl.cli.embed import embed, search
 from avcl.cli.evaluate import evaluate
+from avcl.cli.results import plot, report, results
+from avcl.cli.sweep import sweep
 from avcl.cli.weights import WeightsFile, weights_app
 from avcl.errors import StoppedError, UserError, out_of_memory
 
@@ -171,6 +173,10 @@ def show(name: Name) -> None:
 
 app.command()(embed)
 app.command()(search)
+app.command(cls=Several)(sweep)
+app.command()(results)
+app.command()(plot)
+app.command()(report)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

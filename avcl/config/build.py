@@ -110,6 +110,7 @@ def components_of(raw: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise SettingsError(wrong)
     names = "+".join(part.name for part in made["strategies"])
+    made["method"] = _called(top.strategy) or names
     made["folder"] = top.out or Path("runs", f"{names}-{made['scenario'].name}")
     return {**made, "settings": _spelled_out(top, made)}
 
@@ -156,6 +157,12 @@ def _spelled_out(top: Sections, made: Mapping[str, Any]) -> dict[str, Any]:
         "loggers": made["loggers"],
         "callbacks": [{"name": part.address, **part.settings()} for part in made["callbacks"]],
     }
+
+
+def _called(section: Any) -> str:
+    """The one method of a run file as the file calls it, which may be a name under ``methods``."""
+    name = section.get("name") if isinstance(section, Mapping) else section
+    return name if isinstance(name, str) else ""
 
 
 def _method(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,15 +24,28 @@ def read_config(path: str | Path | None = None, sets: Iterable[str] = (), strate
         from avcl.config.methods import with_strategy
 
         tree = with_strategy(tree, strategy)
-    return assigned(tree, sets)
+    return with_sets(tree, sets)
 
 
-def assigned(tree: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+def with_sets(tree: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
     """``tree`` changed by assignments such as ``learner.lr=1e-4``."""
     tree = dict(tree)
     for assignment in sets:
         tree = _assign(tree, assignment)
     return tree
+
+
+def read_choices(words: Iterable[str], option: str) -> dict[str, list[Any]]:
+    """The values of each setting of assignments such as ``learner.lr=1e-3,1e-4``, which ``option`` gives."""
+    return dict(_choice(word, option) for word in words)
+
+
+def assigned(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with the value of each full key, such as ``learner.lr``, in its place."""
+    changed = dict(tree)
+    for key, value in values.items():
+        changed = _put(changed, key.split("."), value, key)
+    return changed
 
 
 def dump_config(settings: Mapping[str, Any]) -> str:
@@ -165,6 +178,14 @@ def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {assignment}: must be key=value, as in learner.lr=1e-4")
     return _put(tree, key.split("."), _parse(text, lambda line, column: f"--set {assignment}"), key)
+
+
+def _choice(word: str, option: str) -> tuple[str, list[Any]]:
+    key, equals, text = word.partition("=")
+    values = _parse(f"[{text}]", lambda line, column: f"{option} {word}") if equals else []
+    if not values or not all(key.split(".")):
+        raise UserError(f"{option} {word}: must be key=value,value,..., as in learner.lr=1e-3,1e-4")
+    return key, values
 
 
 def _put(node: Any, steps: list[str], value: Any, key: str) -> Any:

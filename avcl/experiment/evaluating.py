@@ -14,7 +14,7 @@ from avcl.backbones.protocol import Backbone
 from avcl.backbones.weights import Weights, load_state, load_weights
 from avcl.config.build import find_device, scenario_of, strategies_of
 from avcl.config.bundled import bundled_files
-from avcl.config.files import assigned, read_config
+from avcl.config.files import read_config, with_sets
 from avcl.errors import SettingsError, UserError, nearest
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores, evaluated
 from avcl.experiment.run_folder import RunFolder
@@ -54,8 +54,8 @@ class Evaluating:
         self.weights = load_weights(self._weights_file(folder))
         self.out = self.out or (folder / FILE if folder else None)
         raw = self._settings(run)
-        raw = assigned(raw, [text for text in self.sets if not self._own(text)])
-        own = assigned({}, [text for text in self.sets if self._own(text)])
+        raw = with_sets(raw, [text for text in self.sets if not self._own(text)])
+        own = with_sets({}, [text for text in self.sets if self._own(text)])
         self.scenario = scenario_of(raw)
         self.elsewhere = run is not None and {"name": self.scenario.name, **self.scenario.settings()} != run["scenario"]
         self.evaluations = self._made(classes, own)

@@ -29,7 +29,7 @@ The number of a CUDA device may, too. Not among them: the kind of device and ``e
 rounding of sums.
 """
 
-NOTED = (*(f"settings.{key}" for key in HARMLESS), "settings.device", "plugins")
+NOTED = (*(f"settings.{key}" for key in HARMLESS), "settings.device", "plugins", "method")
 """Keys of ``run.json`` whose change is noted; ``device`` is compared as what it came to, not as ``auto``."""
 
 DERIVED = ("seed", "needs_boundaries", "joint", "parameters", "clips", "data")
@@ -77,6 +77,14 @@ def resumed(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> dict
     about = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **started()}
     changed = {_short(key): [_said(a), _said(b)] for key, (a, b) in found.items()}
     return {**then, "resumed": [*then.get("resumed", []), {**about, "changed": changed}]}
+
+
+def other_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two ``settings`` and may change the result, in words."""
+    here = json.loads(json.dumps(now))
+    found = {f"settings.{key}": pair for key, *pair in _differences(then, here)}
+    wrong = {key: pair for key, pair in found.items() if not _is_noted(key, *pair)}
+    return [f"{_short(key)}: {_said(a)} there, {_said(b)} now" for key, (a, b) in wrong.items()]
 
 
 def _differences(then: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

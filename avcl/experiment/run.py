@@ -38,7 +38,8 @@ class Run:
     ``learner``: its settings · ``weights``: what to start from, None for scratch · ``evaluate_every``: steps between
     evaluations within tasks, None for task ends only · ``checkpoint``: when to save within tasks · ``metrics``,
     ``loggers``: those to take by name and with which settings, None for all that are not optional · ``callbacks``:
-    more Avalanche plugins · ``settings``: the resolved configuration, for the manifest.
+    more Avalanche plugins · ``settings``: the resolved configuration, for the manifest · ``method``: what it calls the
+    strategies.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Run:
         loggers: Picks = None,
         callbacks: Sequence[Callback] = (),
         settings: Mapping[str, Any] | None = None,
+        method: str = "",
     ):
         self.scenario, self.backbone, self.strategies = scenario, backbone, list(strategies)
         self.folder, self.seed, self.device = RunFolder(folder), seed, device
@@ -66,6 +68,7 @@ class Run:
         with blamed(scenario, "preprocessing"):  # whatever is written from now on carries it
             preprocessing = scenario.preprocessing
         backbone.preprocessing = None if preprocessing is None else preprocessing.settings()
+        self.method = method or "+".join(part.name for part in self.strategies)
         self.evaluate_every, self.checkpoint, self.resumed_at = evaluate_every, checkpoint or Saving(), -1
         self.metrics, self.loggers, self.callbacks = metrics, loggers, list(callbacks)
 
@@ -243,6 +246,7 @@ class Run:
     def _manifest(self) -> dict[str, Any]:
         return {
             "settings": self.settings,
+            "method": self.method,
             "seed": self.seed,
             "device": str(torch.device(self.device)),
             "processes": distributed.world_size(),

@@ -10,24 +10,28 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-STYLES = {"": "", "best": "bold", "chance": "dim"}
+STYLES = {"": "", "best": "bold", "second": "underline", "chance": "dim"}
 
 
 class Cell(NamedTuple):
     """One number, or mean and standard deviation over runs of different seeds.
 
     ``mean`` is None where it is not defined, ``deviation`` also where there is but one run. ``mark``: ``best`` where no
-    other method that had to learn task by task shows a better one, ``chance`` where it is not above chance.
+    other method that had to learn task by task shows a better one, ``second`` where one does, ``chance`` where it is
+    not above chance. ``text`` stands for what is no such number.
     """
 
     mean: float | None = None
     deviation: float | None = None
-    mark: Literal["", "best", "chance"] = ""
+    mark: Literal["", "best", "second", "chance"] = ""
+    text: str = ""
 
     @property
     def number(self) -> str:
         """Without its mark."""
-        return _rounded(self.mean) + ("" if self.deviation is None else f" ± {_rounded(self.deviation)}")
+        if self.text:
+            return self.text
+        return rounded(self.mean) + ("" if self.deviation is None else f" ± {rounded(self.deviation)}")
 
     def __str__(self) -> str:
         return self.number + (" (chance)" if self.mark == "chance" else "")
@@ -42,7 +46,7 @@ class Sheet:
     sections: Mapping[str, Sequence[tuple[str, Sequence[Cell]]]]
 
     def table(self, title: str) -> Table:
-        """For a terminal: the best in bold, what is at chance dim."""
+        """For a terminal: the best in bold, the second underlined, what is at chance dim."""
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column(self.corner)
         for name in self.head:
@@ -56,7 +60,7 @@ class Sheet:
         return table
 
     def markdown(self) -> str:
-        """For a page: the best in bold."""
+        """For a page: the best in bold, the second underlined."""
         lines = [[self.corner, *self.head], ["---", *["---:"] * len(self.head)]]
         for section, rows in self.sections.items():
             lines += [[f"*{section}*", *[""] * len(self.head)]] if section else []
@@ -64,7 +68,7 @@ class Sheet:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def latex(self) -> str:
-        """For a paper that loads ``booktabs``: the best in bold, what is at chance with a dagger."""
+        """For a paper that loads ``booktabs``: the best in bold, the second underlined, a dagger at chance."""
         return "\n".join(self._latex()) + "\n"
 
     def _latex(self) -> Iterator[str]:
@@ -83,17 +87,19 @@ class Sheet:
         yield r"\end{tabular}"
 
 
-def _rounded(value: float | None) -> str:
+def rounded(value: float | None) -> str:
+    """With one decimal."""
     return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"  # never -0.0
 
 
 def _markdown(cell: Cell) -> str:
-    return f"**{cell}**" if cell.mark == "best" else str(cell)
+    return {"best": f"**{cell}**", "second": f"<u>{cell}</u>"}.get(cell.mark, str(cell))
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = cell.number.replace("±", r"$\pm$")
-    return {"": text, "best": rf"\textbf{{{text}}}", "chance": rf"{text}$^\dagger$"}[cell.mark]
+    text = _escaped(cell.number).replace("±", r"$\pm$").replace("<", "$<$")
+    marks = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "chance": rf"{text}$^\dagger$"}
+    return marks.get(cell.mark, text)
 
 
 def _escaped(text: str) -> str:

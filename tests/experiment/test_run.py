@@ -18,7 +18,7 @@ from avcl.experiment.run import Run
 from avcl.memory import Memory
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.finetune import Finetune
-from avcl.report.tables import matrix_table
+from avcl.report.tables import run_tables
 from avcl.testing.toys import Noise, small_backbone
 from avcl.training.learner import Learner
 from avcl.training.saving import Saving
@@ -232,9 +232,9 @@ def test_a_folder_that_cannot_be_made_says_why(tmp_path):
 
 def test_the_table_has_a_row_for_each_task(finished):
     _, results, _ = finished
-    measure = results["metrics"]["retrieval"]["measures"]["a2v/R@10"]
-    console = Console(width=100, file=io.StringIO())
-    console.print(matrix_table("R@10", results["tasks"], measure))
+    measure = results["metrics"]["retrieval"]["measures"]["a2v/R@mean"]
+    console = Console(width=200, file=io.StringIO())
+    console.print(run_tables(results)[0])
     text = console.file.getvalue()
     assert [line.split()[0] for line in text.splitlines() if "task_" in line][1:] == ["task_0", "task_1"]
     assert f"{measure['average'][1]:.1f}" in text

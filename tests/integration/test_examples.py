@@ -1,8 +1,6 @@
 """The example scripts and run files run, and are short."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,17 +16,8 @@ from avcl.memory import Memory
 from avcl.plugins.derpp import DERpp
 from avcl.plugins.esmer import ESMER
 from avcl.plugins.stella.plus import StellaPlus
+from avcl.registry import registry
 from avcl.testing import Noise, check_strategy
-
-SMALL = """
-scenario: {name: synthetic, tasks: 2, classes: 2, train_clips: 2, eval_clips: 2, pretraining: 0}
-backbone: {name: cav-mae, size: tiny, dim: 24, heads: 2, depth: 1, decoder_dim: 16, decoder_heads: 2}
-weights: null
-strategy: stella
-shared: {memory: {capacity: 8}}
-methods: {stella-plus: {heads: 4}}
-learner: {epochs: 1, batch_size: 4, lr: 0.001}
-"""
 
 
 @pytest.mark.parametrize("pattern", ["stella.py", "compose.py", "*/*.py"])
@@ -121,86 +110,16 @@ def test_every_run_file_has_only_settings_that_exist(name):
     assert [line for line in error.value.mistakes if not missing.match(line)] == []
 
 
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    """``compare.py`` on a small file: a function that calls it with further words, and where the runs are."""
-    folder = tmp_path_factory.mktemp("compared")
-    (folder / "small.yaml").write_text(SMALL)
-    given = ["--config", str(folder / "small.yaml"), "--out", str(folder / "runs"), "--seeds", "0", "1"]
-    main = example("compare").main
-    return lambda *words, methods=("er", "multitask"): main([*given, "--methods", *methods, *words]), folder / "runs"
-
-
-def runs_named_in(progress, out):
-    return [Path(line).name for line in progress.splitlines() if line.startswith(str(out))]
-
-
-def test_compare_runs_every_method_with_every_seed_once(compared, capsys):
-    compare, out = compared
-    methods = ("er", "stella-plus", "multitask")
-    compare(methods=methods)
-    told, progress = capsys.readouterr()
-    names = [f"{method}-{seed}" for method in methods for seed in (0, 1)]
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert runs_named_in(progress, out) == names
-    rows = [line.split()[0] for line in told.splitlines()[1:] if " ± " in line]
-    assert list(dict.fromkeys(rows)) == list(methods)
-    assert "percent, mean ± standard deviation over seeds 0, 1" in told
-    sections = {name: json.loads((out / name / "run.json").read_text())["settings"]["strategy"] for name in names}
-    assert sections["er-0"]["memory"]["capacity"] == sections["stella-plus-1"]["memory"]["capacity"] == 8
-    assert sections["stella-plus-0"]["heads"] == 4 and "heads" not in sections["er-0"]
-    assert sections["multitask-0"] == {"name": "multitask"}
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
-    compare(methods=methods)
-    assert capsys.readouterr() == (told, "")
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
-
-
-def test_compare_prints_what_the_runs_found(compared, capsys):
-    compare, out = compared
-    compare("--csv", methods=["er"])
-    head, line = capsys.readouterr().out.splitlines()
-    runs = [json.loads((out / f"er-{seed}" / "results.json").read_text()) for seed in (0, 1)]
-    shown = dict(zip(head.split(","), line.split(","), strict=True))
-    for key in ("a2v/R@mean", "v2a/R@10"):
-        a, b = (run["metrics"]["retrieval"]["measures"][key]["average"][-1] for run in runs)
-        assert float(shown[f"{key} average mean"]) == pytest.approx((a + b) / 2)
-        assert float(shown[f"{key} average deviation"]) == pytest.approx(abs(a - b) / 2**0.5)
-    compare("--latex", methods=["er"])
-    assert capsys.readouterr().out.startswith(r"\begin{tabular}")
-
-
-def test_compare_resumes_what_was_killed(compared, capsys):
-    """Killed before its weights were written: the run is resumed from its checkpoint to the same results."""
-    compare, out = compared
-    compare(methods=["derpp"])
-    whole = (out / "derpp-1" / "results.json").read_bytes()
-    for name in ("README.md", "weights.safetensors"):
-        (out / "derpp-1" / name).unlink()
-    capsys.readouterr()
-    compare(methods=["derpp"])
-    assert runs_named_in(capsys.readouterr().err, out) == ["derpp-1"]
-    assert (out / "derpp-1" / "results.json").read_bytes() == whole
-    assert (out / "derpp-1" / "README.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "methods", "told"),
-    [
-        (["--set", "learner.lr=0.5"], ["er"], r"er-0: holds a run with other settings; remove it, or choose another"),
-        ([], ["ser"], r"unknown strategy 'ser'; did you mean"),
-        (["--set", "strategy.memori.capacity=3"], ["derpp"], r"strategy.memori: unknown setting; did you mean 'mem"),
-        (["--config", "nowhere.yaml"], ["er"], r"nowhere.yaml: no such file"),
-    ],
-)
-def test_compare_says_what_is_wrong_in_a_line(compared, capsys, words, methods, told):
-    compare, out = compared
-    compare(methods=["er"])
-    capsys.readouterr()
-    before = sorted(out.iterdir())
+def test_compare_is_a_sweep_of_all_methods(tmp_path, monkeypatch, capsys):
+    """With words of one's own, ``--methods`` too, in their place."""
+    monkeypatch.chdir(tmp_path)
+    module = example("compare")
     with pytest.raises(SystemExit) as ended:
-        compare(*words, methods=methods)
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(rf"compare.py: .*{told}", line)
-    assert sorted(out.iterdir()) == before
+        module.main(["--seeds", "20,21", "--dry-run", "--methods", "er", "multitask"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    folders = [f"runs/compare/{method}-{seed}" for method in ("er", "multitask") for seed in (20, 21)]
+    assert [line.split()[0] for line in told.splitlines() if "runs/compare" in line] == folders
+    assert list(tmp_path.iterdir()) == []
+    bundled = {cls.name for plugin, cls in registry().offers("strategies") if plugin.module.startswith("avcl.plugins")}
+    assert set(module.METHODS) == bundled
