@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from avcl.hookspecs import hookimpl as hookimpl
     from avcl.memory import Memory as Memory
     from avcl.scenario import Scenario as Scenario
+    from avcl.selection import Choice as Choice
+    from avcl.selection import Selection as Selection
     from avcl.settings import Component as Component
     from avcl.strategy import Rehearsal as Rehearsal
     from avcl.strategy import Strategy as Strategy
@@ -47,6 +49,7 @@ _HOMES = {
     "avcl.hookspecs": "hookimpl",
     "avcl.memory": "Memory",
     "avcl.scenario": "Scenario",
+    "avcl.selection": "Choice Selection",
     "avcl.settings": "Component",
     "avcl.strategy": "Rehearsal Strategy",
     "avcl.training.learner": "Learner",

@@ -43,3 +43,12 @@ def reconstruction(predicted: Tensor, patches: Tensor) -> Tensor:
     """
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return ((predicted - (patches - mean) / (variance + 1e-6).sqrt()) ** 2).mean(dim=(1, 2))
+
+
+def reconstructed(predicted: Tensor, patches: Tensor) -> Tensor:
+    """What ``predicted (B, N, P)`` says of masked ``patches (B, N, P)``: at the mean and variance of each, to look at.
+
+    The loss asks for normalised patches, so that mean and variance are not among what is predicted.
+    """
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return predicted * (variance + 1e-6).sqrt() + mean

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import contextvars
 import inspect
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,27 +62,6 @@ def windowing(number: int, of: int) -> Iterator[None]:
 def window() -> tuple[int, int] | None:
     """Which window of a recording to show in evaluation, and of how many; None for the one in the middle."""
     return _window.get()
-
-
-def truth_of(clips: Any) -> Callable[[int], Any] | None:
-    """What tells the truth about clip i of a dataset, or None where nothing does.
-
-    The truth has ``mask (T, H, W)``, bool, and ``interval (start, stop)`` in mel frames.
-    """
-    if isinstance(clips, _Named):
-        return truth_of(clips.clips)
-    if isinstance(clips, Subset):
-        whole = truth_of(clips.dataset)
-        return whole and (lambda i: whole(clips.indices[i]))
-    if isinstance(clips, ConcatDataset):
-        parts = [truth_of(part) for part in clips.datasets]
-
-        def find(i: int) -> Any:
-            part = bisect.bisect_right(clips.cumulative_sizes, i)
-            return parts[part](i - ([0, *clips.cumulative_sizes])[part])  # type: ignore[misc]
-
-        return find if parts and all(parts) else None
-    return getattr(clips, "truth", None)
 
 
 @dataclass(kw_only=True)
@@ -175,6 +154,29 @@ def blended(tasks: Sequence[Any], width: float) -> list[Dataset]:
     moved = np.arange(len(order)) + width * min(sizes) * chance.uniform(-0.5, 0.5, len(order))
     parts = np.split(order[np.argsort(moved, kind="stable")], ends[:-1])
     return [Subset(ConcatDataset(tasks), part.tolist()) for part in parts]
+
+
+def truth_of(dataset: Any) -> Callable[[int], Any] | None:
+    """The method ``truth(i)`` of a dataset that knows what is to be seen and heard in its item i; else None.
+
+    Its value has ``mask (T, H, W)`` bool, the pixels of the sounding object, and ``interval``, the first mel frame of
+    the sound and the first after it. Subsets and concatenations of such datasets know it, too.
+    """
+    if isinstance(dataset, _Named):
+        return truth_of(dataset.clips)
+    if isinstance(dataset, Subset):
+        of_whole, numbers = truth_of(dataset.dataset), dataset.indices
+        return None if of_whole is None else lambda i: of_whole(numbers[i])
+    if isinstance(dataset, ConcatDataset):
+        parts, ends = [truth_of(part) for part in dataset.datasets], dataset.cumulative_sizes
+
+        def of_part(i: int) -> Any:
+            part = bisect_right(ends, i)
+            known = parts[part]
+            return None if known is None else known(i - (ends[part - 1] if part else 0))
+
+        return of_part if all(parts) else None
+    return getattr(dataset, "truth", None)
 
 
 def as_avalanche(clips: Dataset) -> AvalancheDataset:

@@ -14,9 +14,11 @@ from torch.nn.functional import mse_loss
 from avcl.clip import Clip
 from avcl.errors import UserError
 from avcl.memory import Memory, Past
+from avcl.selection import Selection
 from avcl.settings import Component, fields
 
 if TYPE_CHECKING:
+    from avcl.backbones.protocol import Backbone
     from avcl.training.view import LearnerView
 
 
@@ -56,6 +58,14 @@ class Strategy(Component):
 
     def end_task(self, learner: LearnerView) -> None:
         """A task boundary. Called only for strategies that declare ``needs_boundaries``."""
+
+    def selection(self, backbone: Backbone, clip: Clip, generator: torch.Generator) -> Selection | None:
+        """What it would keep of whole clips, and by which scores; None for a method that takes all patches.
+
+        Asked after ``begin``, also outside of training: to be answered without gradient, without changing anything,
+        and with draws from ``generator`` alone. Metrics compare it with the truth, pictures show it.
+        """
+        return None
 
     def full_bytes(self) -> int:
         """Bytes of the replay buffer once it is full."""

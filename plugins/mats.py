@@ -31,10 +31,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid, random_positions
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
 from avcl.plugins.random_patches import RandomPatches
+from avcl.selection import Choice, Selection
 from avcl.strategy import Strategy
 from avcl.training.view import LearnerView
 
@@ -67,11 +69,22 @@ class MATS(RandomPatches):
 
     def choose(self, learner: LearnerView, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
         """The video patches of largest motion, the earlier of two equal ones; audio drawn uniformly."""
-        with torch.no_grad(), torch.autocast(learner.device.type, enabled=False):
-            moved = motion(learner.backbone.embed_patches(clip)[1], self.frames)
+        moved = self.moved(learner.backbone, clip)
         most = moved.argsort(dim=1, descending=True, stable=True)[:, :video].sort(1).values
         self._logged["motion_kept"] = (moved.gather(1, most).sum(1) / moved.sum(1)).nan_to_num(1.0).mean()
         return most, random_positions(clip.audio_at, audio, learner.generators["auxiliary"])
+
+    @torch.no_grad()
+    def moved(self, backbone: Backbone, clip: Clip) -> Tensor:
+        """The motion of every video patch of whole clips, (B, V)."""
+        with torch.autocast(clip.video.device.type, enabled=False):
+            return motion(backbone.embed_patches(clip)[1], self.frames)
+
+    def selection(self, backbone: Backbone, clip: Clip, generator: torch.Generator) -> Selection:
+        """Video by motion; to it all patches of audio are worth the same."""
+        moved, chosen = self.moved(backbone, clip), super().selection(backbone, clip, generator)
+        most = moved.argsort(dim=1, descending=True, stable=True)[:, : self.video_kept]
+        return chosen._replace(video=Choice(moved, most))
 
 
 def motion(embedded: Tensor, frames: int) -> Tensor:

@@ -23,11 +23,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, random_positions
 from avcl.hookspecs import hookimpl
 from avcl.plugins.selective import Selective
+from avcl.selection import Choice, Selection
 from avcl.strategy import Strategy
 from avcl.training.view import LearnerView
 
@@ -51,6 +54,13 @@ class RandomPatches(Selective):
         """Which patches of whole clips to keep, ``(video (B, κ), audio (B, κ))``, in the order of their place."""
         generator = learner.generators["auxiliary"]
         return random_positions(clip.video_at, video, generator), random_positions(clip.audio_at, audio, generator)
+
+    def selection(self, backbone: Backbone, clip: Clip, generator: torch.Generator) -> Selection:
+        """A draw; to it all patches are worth the same."""
+        video = random_positions(clip.video_at, self.video_kept, generator)
+        audio = random_positions(clip.audio_at, self.audio_kept, generator)
+        grid = backbone.grid
+        return Selection(video=Choice.blind(video, grid.video), audio=Choice.blind(audio, grid.audio))
 
 
 @hookimpl

@@ -174,15 +174,33 @@ class CavMae(Backbone, Pretrained):
         seen, hidden = masks.seen(clip), masks.hidden(clip)
         audio, video = self.encode(seen)
         pooled_audio, pooled_video = self.alone(audio, "audio").mean(1), self.alone(video, "video").mean(1)
-        decoded_audio, decoded_video = self.decode(*self.fuse(audio, video), seen, hidden)
-        predicted_audio = self.audio.head(decoded_audio[:, audio.shape[1] :])
-        predicted_video = self.video.head(decoded_video[:, video.shape[1] :])
+        predicted_audio, predicted_video = self.predict(audio, video, seen, hidden)
         terms = {
             "mae_audio": self.mae_weight * losses.reconstruction(predicted_audio, hidden.audio),
             "mae_video": self.mae_weight * losses.reconstruction(predicted_video, hidden.video),
             "contrastive": self.contrast(pooled_audio, pooled_video),
         }
         return Output(terms=terms, video=pooled_video, audio=pooled_audio)
+
+    def predict(self, audio: Tensor, video: Tensor, seen: Clip, hidden: Clip) -> tuple[Tensor, Tensor]:
+        """The masked patches, normalised, ``(audio (B, A, p*p), video (B, V, p*p*3))``, of encoded visible ones."""
+        decoded_audio, decoded_video = self.decode(*self.fuse(audio, video), seen, hidden)
+        return (
+            self.audio.head(decoded_audio[:, audio.shape[1] :]),
+            self.video.head(decoded_video[:, video.shape[1] :]),
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Clip, masks: Masks) -> Clip:
+        """The clip with its masked patches as they are predicted, at the mean and variance that they have."""
+        seen, hidden = masks.seen(clip), masks.hidden(clip)
+        audio, video = self.predict(*self.encode(seen), seen, hidden)
+        patches = {}
+        for kind, predicted in (("audio", audio), ("video", video)):
+            made = losses.reconstructed(predicted, getattr(hidden, kind))
+            back = getattr(masks, kind).argsort(1)[..., None].expand(-1, -1, made.shape[2])
+            patches[kind] = torch.cat([getattr(seen, kind), made.to(clip.video.dtype)], dim=1).gather(1, back)
+        return Clip(**clip.tensors() | patches)
 
     def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
         """Random masks: ``mask_ratio`` of each modality's patches, each patch as likely as any other."""

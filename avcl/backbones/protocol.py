@@ -65,6 +65,10 @@ class Backbone(nn.Module, Component):
         """
         return clip.audio, clip.video
 
+    def reconstruct(self, clip: Clip, masks: Masks) -> Clip | None:
+        """The clip with its masked patches as they are predicted from the visible ones; None without a decoder."""
+        return None
+
     def no_decay(self) -> Iterable[str]:
         """Names of parameters without weight decay, besides all of one dimension."""
         return ()

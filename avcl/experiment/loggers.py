@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
-from avcl.compat import BaseLogger, MetricValue, TensorboardLogger
+from avcl.compat import BaseLogger, MetricValue
 from avcl.errors import UserError
+from avcl.experiment.board import Board
 from avcl.hookspecs import hookimpl
 from avcl.report.tables import progress_lines
 from avcl.settings import Component
@@ -87,26 +85,6 @@ class Bar(BaseLogger):
         place = f"task {number + 1}/{len(self.tasks)} {self.tasks[number]}, epoch {epoch}/{learner.train_epochs}"
         loss = self.values.get("train/loss/total")
         return place if loss is None else f"{place}, loss {loss:.3f}"
-
-
-class Board(TensorboardLogger):
-    """Avalanche's TensorBoard logger; what an earlier run wrote after ``resumed_at`` steps is taken back."""
-
-    name = "tensorboard"
-
-    def __init__(self, folder: str | os.PathLike[str], resumed_at: int = -1):
-        BaseLogger.__init__(self)  # Avalanche's own would open a second file, without a step to purge from
-        self.folder, self.resumed_at = folder, resumed_at
-
-    @cached_property
-    def writer(self) -> SummaryWriter:
-        """Opens its file when it is first written to."""
-        return SummaryWriter(self.folder, purge_step=self.resumed_at + 1)
-
-    def close(self) -> None:
-        """Write what is left."""
-        if "writer" in vars(self):
-            self.writer.close()
 
 
 class Numbers(BaseLogger):

@@ -32,8 +32,9 @@ class Run:
     """One experiment: a scenario, a backbone, one or several strategies, and a run folder.
 
     ``train`` leaves in ``folder``: ``run.json`` (settings, command, versions, plugins, resumes) · TensorBoard events ·
-    ``results.json`` (the task matrix of every metric) and ``checkpoint/`` (the whole state), both written
-    after every task · ``weights.safetensors`` · ``README.md``.
+    ``results.json`` (the task matrix of every metric), ``efficiency.json`` (speed and peak memory, which differ from
+    run to run) and ``checkpoint/`` (the whole state), written after every task · ``pictures/`` of patch-selecting
+    methods · ``weights.safetensors`` · ``README.md``.
 
     ``learner``: its settings · ``weights``: what to start from, None for scratch · ``evaluate_every``: steps between
     evaluations within tasks, None for task ends only · ``checkpoint``: when to save within tasks · ``metrics``,
@@ -179,7 +180,7 @@ class Run:
             "tasks": list(self.scenario.task_names),
             "tasks_done": learner.tasks_done,
             "bad_clips": {clip.path: clip.reason for clip in self.scenario.refused} | learner.bad.reasons,
-            "metrics": {str(metric): metric.results() for metric in _lasting(learner)},
+            "metrics": {str(metric): found for metric in _lasting(learner) if (found := metric.results())},
         }
 
     def steps_of(self, learner: Learner) -> int:
@@ -215,6 +216,7 @@ class Run:
     def _evaluate(self, learner: Learner) -> None:
         learner.eval(self.benchmark.eval_stream)
         self.folder.write("results.json", self.results(learner))
+        self.folder.write("efficiency.json", _measured(learner))
 
     def _save(self, learner: Learner, evaluation_due: bool = False) -> None:
         state = learner.state_dict() | {"metrics": {str(m): m.state_dict() for m in _lasting(learner)}}
@@ -261,6 +263,12 @@ class Run:
 
 def _mib(size: float) -> str:
     return f"{size / 2**20:,.1f} MiB"
+
+
+def _measured(learner: Learner) -> dict[str, Any]:
+    """What metrics measured that another run, or machine, would find otherwise."""
+    found = [metric.measured() for metric in learner.evaluator.metrics if hasattr(metric, "measured")]
+    return {key: value for one in found for key, value in one.items()}
 
 
 def _lasting(learner: Learner) -> list[Any]:

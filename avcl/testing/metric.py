@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -22,13 +23,21 @@ from avcl.training.learner import Learner
 Make = Callable[[], PluginMetric]
 
 
-def check_metric(make: type[PluginMetric] | Make, promises: Sequence[Promise] = ()) -> None:
+def check_metric(
+    make: type[PluginMetric] | Make, promises: Sequence[Promise] = (), strategy: Callable[[], Strategy] = Strategy
+) -> None:
     """BrokenPromise, which says what was found, at the first of ``promises`` that is broken; all by default.
 
     ``make`` is a metric class, or a function that makes a new one every time. Two tasks, ``task_0`` and
-    ``task_1``, are trained and evaluated on by a backbone of a few thousand weights.
+    ``task_1``, are trained and evaluated on by a backbone of a few thousand weights, under a ``strategy``.
     """
-    keep(PluginMetric, make, promises or PROMISES)
+
+    @functools.wraps(make, updated=())
+    def maker() -> PluginMetric:
+        return make()
+
+    maker.strategy = strategy  # type: ignore[attr-defined]
+    keep(PluginMetric, maker, promises or PROMISES)
 
 
 def has_a_name(make: Make) -> None:
@@ -69,9 +78,9 @@ def gives_results_for_json(make: Make) -> None:
 def has_no_side_effects(make: Make) -> None:
     """no side effects on weights, batches, outputs or random state"""
     found = []
-    for maker in (make, None):
+    for measured in (True, False):
         with random_state(1):
-            run = _Run(maker)
+            run = _Run(make, measured=measured)
             found.append((run.learner.state_dict(), run.seen, global_state()))
     for one, two, what in zip(*found, ("training", "batches or outputs", "a global generator"), strict=True):
         require(same(one, two), f"changes {what}")
@@ -108,27 +117,27 @@ PROMISES: tuple[Promise, ...] = (
 class _Run(BaseLogger):
     """Two tasks, trained and evaluated on, with one metric or none; writes down what it emits and leaves behind.
 
-    ``save``: keeps what a checkpoint after the first task holds · ``state``: goes on from there.
+    ``measured``: whether with the metric · ``save``: keeps what a checkpoint after the first task holds
+    ``state``: goes on from there.
     """
 
     def __init__(
         self,
-        make: Make | None,
+        make: Make,
+        measured: bool = True,
         batch_size: int = 4,
         clips: int = 8,
         save: bool = False,
         state: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.metric: Any = None
-        if make:
-            self.metric = make()
+        self.metric: Any = make() if measured else None
         self.values: list[MetricValue] = []
         self.seen: list[Any] = []
-        metrics = [self.metric] if make else []
+        metrics = [self.metric] if measured else []
         self.learner = Learner(
             backbone=small_backbone(),
-            strategy=Strategy(),
+            strategy=getattr(make, "strategy", Strategy)(),
             evaluator=quiet_evaluator(*metrics, loggers=(self,)),
             epochs=1,
             batch_size=batch_size,
@@ -137,7 +146,7 @@ class _Run(BaseLogger):
         )
         if state is not None:
             self.learner.load_state_dict(state["learner"])
-            if hasattr(self.metric, "results"):
+            if self.metric is not None and hasattr(self.metric, "results"):
                 self.metric.load_state_dict(state["metric"])
         streams = Noise(clips_per_task=clips).benchmark()
         for task in range(self.learner.tasks_done, 2):

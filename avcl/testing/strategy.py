@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -19,7 +20,9 @@ from avcl.compat import BaseSGDPlugin, benchmark_from_datasets
 from avcl.errors import PluginError
 from avcl.experiment.checkpoint import Checkpoints
 from avcl.memory import Memory
+from avcl.metrics.selection import whole_clips
 from avcl.scenario import Scenario, as_avalanche
+from avcl.selection import Selection
 from avcl.settings import fields
 from avcl.strategy import Rehearsal, Strategy
 from avcl.testing.promises import (
@@ -131,6 +134,32 @@ def has_no_side_effects(make: Make) -> None:
     _train(_learner(make, accumulate=2, plugins=[_Guard()]))
 
 
+def selects_without_side_effects(make: Make) -> None:
+    """its selection, where it has one, is of patches that are there, by draws from the given generator alone"""
+    learner = _learner(make)
+    _train(learner)
+    part, backbone = learner.strategies[0], learner.backbone
+    clip: Any = whole_clips(Noise().clips(0, "eval"), range(3), backbone)[1]
+    before, drawn = copy.deepcopy((learner.state_dict(), part.log())), global_state()
+    found = [part.selection(backbone, clip, torch.Generator().manual_seed(0)) for _ in range(2)]
+    require(same(before, (learner.state_dict(), part.log())), "it changed the strategy, the backbone or a generator")
+    require(same(drawn, global_state()), "it drew from a global generator")
+    require(same(*[_parts(one) for one in found]), "the same generator gave another selection")
+    for kind, choice in found[0]._asdict().items() if found[0] is not None else ():
+        count = getattr(backbone.grid, kind)
+        shape = tuple(choice.importance.shape)
+        require(shape == (3, count), f"the importance of {kind} is {shape}; must be {(3, count)}, one a patch")
+        require(not choice.importance.requires_grad, f"the importance of {kind} has a gradient; use torch.no_grad")
+        good = bool(((choice.kept >= 0) & (choice.kept < count)).all()) and finite(choice.importance)
+        require(good, f"of {kind} it keeps patches that are not there, or its importance is not finite")
+        distinct = all(len(set(row)) == len(row) for row in choice.kept.tolist())
+        require(distinct, f"of {kind} it keeps a patch twice")
+
+
+def _parts(selection: Selection | None) -> list[Any]:
+    return [vars(choice) for choice in selection or ()]
+
+
 def trains_on_any_batch(make: Make) -> None:
     """trains on batches of 1 and 2 clips, and on one that a corrupt clip made smaller"""
     for size in (1, 2, 4):
@@ -198,6 +227,7 @@ PROMISES: tuple[Promise, ...] = (
     adds_no_state,
     is_deterministic,
     has_no_side_effects,
+    selects_without_side_effects,
     trains_on_any_batch,
     trains_with_little_memory,
     trains_beside_another,

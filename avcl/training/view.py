@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Masks, Output
+from avcl.utils import seeding
 
 if TYPE_CHECKING:
+    from avcl.strategy import Strategy
     from avcl.training.update import Update
 
 
@@ -62,6 +64,24 @@ class LearnerView:
             if found:
                 return found
         return {}
+
+
+def begun(
+    strategy: Strategy, backbone: Backbone, initial: Mapping[str, Tensor] | None = None, seed: int = 0
+) -> Strategy:
+    """``strategy``, begun on a backbone outside of any training, its modules with the ``initial`` tensors.
+
+    For what can be asked of weights alone, such as ``strategy.selection``; its replay buffer is empty.
+    """
+    weight = next(backbone.parameters())
+    generators = {name: seeding.generator(seed, name) for name in seeding.NAMES}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        strategy.begin(LearnerView(backbone, weight.device, weight.dtype, generators, dict(initial or {})))
+    for part in vars(strategy).values():
+        if isinstance(part, nn.Module):
+            part.to(weight.device, weight.dtype)
+    return strategy
 
 
 def shared(name: str) -> Any:

@@ -50,11 +50,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from avcl.backbones.protocol import Backbone
 from avcl.backbones.weights import load_state
 from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
+from avcl.memory import Past
 from avcl.plugins.selective import Selective
-from avcl.plugins.stella.matching import Matching, partners, renamed
+from avcl.plugins.stella.matching import Heads, Matching, partners, renamed
 from avcl.plugins.stella.ops import native
 from avcl.plugins.stella.ops.philox import Use
 from avcl.plugins.stella.ops.selection import (
@@ -68,6 +70,7 @@ from avcl.plugins.stella.ops.selection import (
     sample,
     select_audio,
 )
+from avcl.selection import Choice, Selection
 from avcl.strategy import Strategy
 from avcl.training.view import LearnerView
 
@@ -138,6 +141,10 @@ class Stella(Selective):
             fused = learner.backbone.fuse(*encoded)
             audio, video = self.matching.split(*fused)
         self._matching_loss = self._match(learner, encoded, fused)
+        return self.scores(audio, video, self._past)
+
+    def scores(self, audio: Heads, video: Heads, past: Past | None) -> dict[str, Tensor]:
+        """The scores of clips with these queries and keys; the i-th is paired with the i-th of the ``past``."""
         scale = self.matching.scale
         audio_importance = importance(video.query, audio.key, scale, self.temperature)
         video_importance = importance(audio.query, video.key, scale, self.temperature)
@@ -145,13 +152,13 @@ class Stella(Selective):
         top_video = leading(video_importance, self.video_kept)
         audio_query = pooled_query(audio.query, audio_importance, top_audio)
         video_query = pooled_query(video.query, video_importance, top_video)
-        if self._past is None or self.select_by == "importance":
+        if past is None or self.select_by == "importance":
             audio_correlation = torch.zeros_like(audio_importance)
             video_correlation = torch.zeros_like(video_importance)
         else:
-            past, heat = self._past.extra, self.correlation_temperature
-            pair = torch.arange(learner.num_current, device=learner.device) % len(self._past)
-            past_audio, past_video = past["audio_query"][pair], past["video_query"][pair]
+            heat = self.correlation_temperature
+            pair = torch.arange(len(audio.query), device=audio.query.device) % len(past)
+            past_audio, past_video = past.extra["audio_query"][pair], past.extra["video_query"][pair]
             audio_correlation = correlation(audio.key, past_video, video_query, top_audio, scale, heat)
             video_correlation = correlation(video.key, past_audio, audio_query, top_video, scale, heat)
         if self.select_by == "correlation":
@@ -175,31 +182,55 @@ class Stella(Selective):
 
     def select(self, clip: Clip, scores: Mapping[str, Tensor], audio_kept: int, video_kept: int) -> Clip:
         """The patches of ``clip`` to train on: without a past the most important ones, else those drawn."""
+        drawn = self._past is not None or self.select_by == "correlation"
+        video, audio = self.pick(scores, clip.index, audio_kept, video_kept, self._seed if drawn else None)
+        if audio.pruned is not None and video.pruned is not None:
+            self._logged["audio_pruned"] = audio.pruned.float().mean()
+            self._logged["video_pruned"] = video.pruned.float().mean()
+        self._logged["audio_entropy"] = _entropy(audio.importance.gather(1, audio.kept))
+        self._logged["video_entropy"] = _entropy(video.importance.gather(1, video.kept))
+        return clip.take(video.kept, audio.kept)
+
+    def pick(
+        self, scores: Mapping[str, Tensor], index: Tensor, audio_kept: int, video_kept: int, seed: int | None
+    ) -> Selection:
+        """The patches of the clips ``index (B,)`` by their scores: drawn from ``seed``, the best ones without it."""
         audio_importance, video_importance = scores["audio_importance"], scores["video_importance"]
-        if self._past is None and self.select_by != "correlation":
-            audio = leading(audio_importance, audio_kept)
-            video = leading(video_importance, video_kept)
-        else:
-            seed, index = self._seed, clip.index
-            audio_pruned = prune(scores["audio_correlation"], seed=seed, use=Use.PRUNE_AUDIO, index=index)
-            video_pruned = prune(scores["video_correlation"], seed=seed, use=Use.PRUNE_VIDEO, index=index)
-            audio = select_audio(
-                audio_importance,
-                audio_pruned,
-                audio_kept,
-                freqs=self.freqs,
-                chunk=self.patches,
-                along=self.audio_selection,
-                cut=self.cut,
-                seed=seed,
-                index=index,
+        if seed is None:
+            return Selection(
+                video=Choice(video_importance, leading(video_importance, video_kept)),
+                audio=Choice(audio_importance, leading(audio_importance, audio_kept)),
             )
-            video = sample(video_importance, video_pruned, video_kept, seed=seed, use=Use.VIDEO, index=index)
-            self._logged["audio_pruned"] = audio_pruned.float().mean()
-            self._logged["video_pruned"] = video_pruned.float().mean()
-        self._logged["audio_entropy"] = _entropy(audio_importance.gather(1, audio))
-        self._logged["video_entropy"] = _entropy(video_importance.gather(1, video))
-        return clip.take(video, audio)
+        audio_correlation, video_correlation = scores["audio_correlation"], scores["video_correlation"]
+        audio_pruned = prune(audio_correlation, seed=seed, use=Use.PRUNE_AUDIO, index=index)
+        video_pruned = prune(video_correlation, seed=seed, use=Use.PRUNE_VIDEO, index=index)
+        audio = select_audio(
+            audio_importance,
+            audio_pruned,
+            audio_kept,
+            freqs=self.freqs,
+            chunk=self.patches,
+            along=self.audio_selection,
+            cut=self.cut,
+            seed=seed,
+            index=index,
+        )
+        video = sample(video_importance, video_pruned, video_kept, seed=seed, use=Use.VIDEO, index=index)
+        return Selection(
+            video=Choice(video_importance, video, video_correlation, video_pruned),
+            audio=Choice(audio_importance, audio, audio_correlation, audio_pruned),
+        )
+
+    @torch.no_grad()
+    def selection(self, backbone: Backbone, clip: Clip, generator: torch.Generator) -> Selection:
+        """A draw as in training, beside clips drawn from the memory where it holds some."""
+        past, audio = None, clip.audio
+        if held := len(self.memory):
+            slots = torch.randperm(held, generator=generator)[: len(clip)]
+            past = self.memory.read(slots).to(audio.device, audio.dtype)
+        scores = self.scores(*self.matching.split(*backbone.tokens(clip)), past)
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        return self.pick(scores, clip.index, self.audio_kept, self.video_kept, seed)
 
     def _match(self, learner: LearnerView, encoded: tuple[Tensor, Tensor], fused: tuple[Tensor, Tensor]) -> Tensor:
         """Matching loss: cross-entropy of true against shuffled pairs; only the latter are fused anew."""

@@ -230,6 +230,25 @@ def test_autocast_keeps_losses_in_single_precision():
         torch.testing.assert_close(term, exact.terms[name], rtol=0.1, atol=0.05)
 
 
+@pytest.mark.parametrize("form", [{}, {"form": "cav-mae", "frames": 1}], ids=["stella", "cav-mae"])
+def test_a_reconstruction_is_what_the_loss_compares_and_leaves_what_is_seen(form):
+    """Of a clip that keeps a part of its patches: in their order, off by as much as the loss says."""
+    backbone, whole, _ = ready(torch.float64, **form)
+    clip = whole.sample(whole.video.shape[1] - 1, whole.audio.shape[1] - 2, torch.Generator().manual_seed(0))
+    masks = backbone.draw_masks(clip, torch.Generator().manual_seed(0))
+    before, terms = torch.get_rng_state(), backbone(clip, masks).terms
+    found = backbone.reconstruct(clip, masks)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found.video_at, clip.video_at) and torch.equal(found.audio_at, clip.audio_at)
+    seen, same = masks.seen(clip), masks.seen(found)
+    hidden, made = masks.hidden(clip), masks.hidden(found)
+    for kind in ("audio", "video"):
+        assert torch.equal(getattr(seen, kind), getattr(same, kind))
+        target, guess = getattr(hidden, kind), getattr(made, kind)
+        error = ((guess - target) ** 2 / (target.var(-1, keepdim=True) + 1e-6)).mean((1, 2))
+        close(error, terms[f"mae_{kind}"].detach())
+
+
 def test_tiny_learns_a_few_clips():
     """Twenty steps on one batch bring the contrastive term far below chance."""
     backbone = tiny()

@@ -4,11 +4,11 @@ import multiprocessing
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from avcl.errors import BadClip, UserError
-from avcl.scenario import augmentation, augmenting, blended
-from avcl.testing.toys import Noise
+from avcl.scenario import _Named, augmentation, augmenting, blended, truth_of
+from avcl.testing.toys import Noise, NoiseClips
 from avcl.training.loading import BadClips, Batches, Collate, Reader
 
 
@@ -125,3 +125,17 @@ def test_a_blended_stream_is_as_long_and_its_evaluation_is_as_before():
         assert [item["index"] for item in one.dataset] == [item["index"] for item in two.dataset]
     sets = [[{item["index"] for item in part.dataset} for part in stream.train_stream] for stream in (sharp, blurred)]
     assert set.union(*sets[0]) == set.union(*sets[1]) and sets[0] != sets[1]
+
+
+def test_the_truth_is_found_through_subsets_and_concatenations():
+    class Known(NoiseClips):
+        def truth(self, i):
+            return self.task, i
+
+    known = [Known(Noise(), task, "eval") for task in (0, 1)]
+    both = ConcatDataset([Subset(known[0], [3, 5]), known[1]])
+    truth = truth_of(Subset(both, [1, 2, 17]))
+    assert [truth(i) for i in range(3)] == [(0, 5), (1, 0), (1, 15)]
+    assert truth_of(_Named(known[1]))(4) == (1, 4)
+    assert truth_of(NoiseClips(Noise(), 0, "eval")) is None
+    assert truth_of(ConcatDataset([known[0], NoiseClips(Noise(), 0, "eval")])) is None

@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
 def test_the_folder_is_complete(finished):
     _, results, folder = finished
     names = {path.name.split(".")[0] for path in folder.iterdir()}
-    assert names == {"run", "results", "checkpoint", "weights", "README", "events"}
+    assert names == {"run", "results", "efficiency", "checkpoint", "weights", "README", "events"}
     assert json.loads((folder / "results.json").read_text()) == results
     manifest = json.loads((folder / "run.json").read_text())
     assert manifest["versions"]["avalanche-lib"] == "0.6.0"

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from avcl.compat import MetricValue, PluginMetric
-from avcl.metrics import LossTerms, Retrieval, Throughput
+from avcl.metrics import Efficiency, LossTerms, Retrieval, Throughput
 from avcl.registry import LASTING
 from avcl.testing import check_metric
 from avcl.testing import metric as testing
 
 
-@pytest.mark.parametrize("make", [LossTerms, Throughput, lambda: Retrieval(("one", "two"))])
+@pytest.mark.parametrize("make", [LossTerms, Throughput, Efficiency, lambda: Retrieval(("one", "two"))])
 def test_bundled_metrics_keep_every_promise(make):
     check_metric(make)
 

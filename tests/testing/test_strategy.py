@@ -22,6 +22,7 @@ from avcl.plugins.mir import MIR
 from avcl.plugins.stella import Stella
 from avcl.plugins.stella.plus import StellaPlus
 from avcl.registry import registry
+from avcl.selection import Choice, Selection
 from avcl.strategy import Rehearsal, Strategy
 from avcl.testing import check_strategy
 from avcl.testing import strategy as testing
@@ -262,6 +263,41 @@ class FailsInHalfPrecision(Offender):
         return (learner.output.audio @ self.own.weight.double()).mean() if torch.is_autocast_enabled("cpu") else 1.0
 
 
+class Selects(Offender):
+    """Keeps half of all patches, the first ones."""
+
+    def selection(self, backbone, clip, generator):
+        kept = torch.arange(4).expand(len(clip), -1)
+        return Selection(video=Choice.blind(kept, 8), audio=Choice.blind(kept, 8))
+
+
+class SelectsGlobally(Selects):
+    def selection(self, backbone, clip, generator):
+        torch.rand(())
+        return super().selection(backbone, clip, generator)
+
+
+class CountsItsSelections(Selects):
+    def begin(self, learner):
+        self.count = 0
+
+    def selection(self, backbone, clip, generator):
+        self.count += 1
+        return super().selection(backbone, clip, generator)
+
+
+class SelectsAPatchTwice(Selects):
+    def selection(self, backbone, clip, generator):
+        found = super().selection(backbone, clip, generator)
+        return found._replace(audio=Choice.blind(torch.zeros(len(clip), 2, dtype=torch.long), 8))
+
+
+class ScoresTooFewPatches(Selects):
+    def selection(self, backbone, clip, generator):
+        found = super().selection(backbone, clip, generator)
+        return found._replace(video=Choice.blind(found.video.kept, 4))
+
+
 AGAIN = "stopped after batch 1 and resumed, "
 CAUGHT = {
     TakesAnything: (testing.refuses_invalid_settings, "level takes anything; annotate it with what it may be"),
@@ -282,6 +318,10 @@ CAUGHT = {
     MovesWeights: (testing.has_no_side_effects, "observe changed weights that the optimizer trains"),
     DrawsTheLoopsMasks: (testing.has_no_side_effects, 'prepare drew from generators["mask"]; there is "auxiliary"'),
     DrawsForNothing: (testing.has_no_side_effects, "observe drew from a global generator; there is learner.generators"),
+    SelectsGlobally: (testing.selects_without_side_effects, "it drew from a global generator"),
+    CountsItsSelections: (testing.selects_without_side_effects, "it changed the strategy, the backbone or a generator"),
+    SelectsAPatchTwice: (testing.selects_without_side_effects, "of audio it keeps a patch twice"),
+    ScoresTooFewPatches: (testing.selects_without_side_effects, "importance of video is (3, 4); must be (3, 8)"),
     NeedsTwoClips: (testing.trains_on_any_batch, "the loss is not finite"),
     NeedsAMemoryLater: (testing.trains_with_little_memory, "failed in observe: ValueError: memory.sample: the memory"),
     TakesTheRest: (testing.trains_beside_another, "failed in penalty: RuntimeError: The size of tensor a"),
@@ -318,6 +358,6 @@ class Scaled(Offender):
         return self.scale
 
 
-@pytest.mark.parametrize("make", [Offender, SeesBoundaries, lambda: Scaled(scale=0.5)])
+@pytest.mark.parametrize("make", [Offender, SeesBoundaries, Selects, lambda: Scaled(scale=0.5)])
 def test_the_innocent_pass(make):
     check_strategy(make)
