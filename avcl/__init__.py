@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from avcl.errors import SettingsError as SettingsError
     from avcl.errors import UserError as UserError
     from avcl.evaluation.embedder import Embedder as Embedder
+    from avcl.evaluation.protocol import Evaluation as Evaluation
+    from avcl.evaluation.protocol import Frozen as Frozen
+    from avcl.evaluation.protocol import Scores as Scores
     from avcl.experiment.run import Run as Run
     from avcl.hookspecs import hookimpl as hookimpl
     from avcl.memory import Memory as Memory
@@ -41,6 +44,7 @@ _HOMES = {
     "avcl.data.preprocessing": "Preprocessing",
     "avcl.errors": "AvclError BadClip HiddenError PluginError SettingsError UserError",
     "avcl.evaluation.embedder": "Embedder",
+    "avcl.evaluation.protocol": "Evaluation Frozen Scores",
     "avcl.experiment.run": "Run",
     "avcl.hookspecs": "hookimpl",
     "avcl.memory": "Memory",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from avalanche.logging import BaseLogger
 
     from avcl.backbones.protocol import Backbone
+    from avcl.evaluation.protocol import Evaluation
     from avcl.experiment.run import Run
     from avcl.scenario import Scenario
     from avcl.strategy import Strategy
@@ -43,6 +44,11 @@ def scenarios() -> Iterable[type[Scenario]]:  # type: ignore[empty-body]
 @hookspec
 def backbones() -> Iterable[type[Backbone]]:  # type: ignore[empty-body]
     """Backbone classes: from clips to loss terms and embeddings."""
+
+
+@hookspec
+def evaluations() -> Iterable[type[Evaluation]]:  # type: ignore[empty-body]
+    """Evaluation classes: protocols on trained weights, for ``avcl eval`` and, by name, at the end of tasks."""
 
 
 @hookspec

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = {"strategies": "Strategy", "scenarios": "Scenario", "backbones": "Backbone"}
+KINDS = {"strategies": "Strategy", "scenarios": "Scenario", "backbones": "Backbone", "evaluations": "Evaluation"}
 """The hooks that return component classes, and the class that each of them extends."""
 
 LASTING = ("results", "state_dict", "load_state_dict")
@@ -262,5 +262,8 @@ def _misfit(cls: Any, kind: str) -> str | None:
         return "which is not decorated with @dataclass(kw_only=True)"
     if cls.__hash__ is None and kind == "backbones":
         return "a torch module that cannot be hashed; decorate it with @dataclass(kw_only=True, eq=False)"
-    settings.fields(cls)  # raises where an annotation means nothing
+    known = settings.fields(cls)  # raises where an annotation means nothing
+    bare = [key for key, setting in known.items() if setting.default is dataclasses.MISSING]
+    if bare and kind == "evaluations":
+        return f"whose setting {bare[0]!r} has no default; it is asked for by its name alone"
     return None

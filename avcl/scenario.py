@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "eval"]
 
 _draw: contextvars.ContextVar[tuple[int, int] | None] = contextvars.ContextVar("draw", default=None)
+_window: contextvars.ContextVar[tuple[int, int] | None] = contextvars.ContextVar("window", default=None)
 
 
 @contextlib.contextmanager
@@ -46,6 +47,21 @@ def augmentation(index: int) -> np.random.Generator | None:
     """
     draw = _draw.get()
     return None if draw is None else np.random.default_rng((*draw, index))
+
+
+@contextlib.contextmanager
+def windowing(number: int, of: int) -> Iterator[None]:
+    """Within this block items show window ``number`` of so many, evenly spread: ``window`` says which."""
+    token = _window.set((number, of))
+    try:
+        yield
+    finally:
+        _window.reset(token)
+
+
+def window() -> tuple[int, int] | None:
+    """Which window of a recording to show in evaluation, and of how many; None for the one in the middle."""
+    return _window.get()
 
 
 @dataclass(kw_only=True)
@@ -90,6 +106,11 @@ class Scenario(Component):
     def gallery_only(self) -> frozenset[int]:
         """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""
         return frozenset()
+
+    @property
+    def windowed(self) -> bool:
+        """Whether an item shows a window of a longer recording, so that ``windowing`` can show others."""
+        return False
 
     @property
     def refused(self) -> list[BadClip]:

@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
 MARKED = {
-    "media": ("data", "bench", "scenarios/test_folder.py", "scenarios/test_continual.py"),
+    "media": ("data", "bench", "scenarios/test_folder.py", "scenarios/test_continual.py", "scenarios/test_one_task.py"),
     "process": (
         *("cli", "experiment", "integration", "testing", "plugins/test_identities.py", "plugins/test_pairs.py"),
         *("training/test_verdicts.py", "training/test_callbacks.py"),

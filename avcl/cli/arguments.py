@@ -31,7 +31,7 @@ class Several(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-def _components() -> list[str]:
+def components() -> list[str]:
     """Names of entry points: for bundled components the names that `avcl list` shows."""
     from importlib.metadata import entry_points
 
@@ -56,7 +56,7 @@ Method = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        autocompletion=_components,
+        autocompletion=components,
         help="Another method than the file's, with its own settings: those that the file has for it, else defaults.",
         show_default=False,
     ),
@@ -65,7 +65,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_def
 Name = Annotated[
     str,
     typer.Argument(
-        autocompletion=_components,
+        autocompletion=components,
         help="A name that `avcl list` shows; learner, memory, checkpoint or run for the settings of these sections.",
         show_default=False,
     ),

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets, Several
 from avcl.cli.data import data_app
 from avcl.cli.embed import embed, search
+from avcl.cli.evaluate import evaluate
 from avcl.cli.results import plot, report, results
 from avcl.cli.sweep import sweep
 from avcl.cli.weights import WeightsFile, weights_app
@@ -131,6 +132,9 @@ def pretrain(
     from avcl.experiment.run import Run
 
     pretraining.pretrain(Run.from_config(raw), out, frozen)
+
+
+app.command("eval")(evaluate)
 
 
 @app.command()

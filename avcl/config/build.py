@@ -120,6 +120,16 @@ def scenario_of(raw: Mapping[str, Any]) -> Scenario:
     return build(*_named("scenarios", raw.get("scenario", Sections.scenario), "scenario"), "scenario")
 
 
+def strategies_of(raw: Mapping[str, Any]) -> list[Strategy]:
+    """The strategies that a run file names, whatever else is in it; SettingsError lists every mistake."""
+    wrong: list[str] = []
+    keys = ("strategy", "shared", "methods")
+    made = _strategies(Sections(**{key: raw[key] for key in keys if raw.get(key) is not None}), wrong)
+    if wrong:
+        raise SettingsError(wrong)
+    return made
+
+
 def method_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved sections ``strategy`` and ``learner`` of a run, whose data need not be there; SettingsError."""
     wrong: list[str] = []

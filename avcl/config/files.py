@@ -24,6 +24,12 @@ def read_config(path: str | Path | None = None, sets: Iterable[str] = (), strate
         from avcl.config.methods import with_strategy
 
         tree = with_strategy(tree, strategy)
+    return with_sets(tree, sets)
+
+
+def with_sets(tree: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+    """``tree`` changed by assignments such as ``learner.lr=1e-4``."""
+    tree = dict(tree)
     for assignment in sets:
         tree = _assign(tree, assignment)
     return tree

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from avcl.data.preprocessing import Preprocessing
 from avcl.data.source import Source, inspect
-from avcl.scenario import augmentation
+from avcl.scenario import augmentation, window
 
 
 class Files(Dataset):
@@ -24,7 +24,8 @@ class Files(Dataset):
         source, how = self.sources[number], self.preprocessing
         chance = augmentation(source.index)
         found = inspect(source, how.window, how.seconds)
-        pictures, wave = how.read_pictures(source, found.video or 0.0, chance), how.read_sound(source)
+        pictures = how.read_pictures(source, found.video or 0.0, chance, window())
+        wave = how.read_sound(source)
         return {
             "frames": how.to_frames(pictures, chance),
             "mel": how.to_mel(wave, chance),

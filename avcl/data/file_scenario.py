@@ -110,6 +110,11 @@ class FileScenario(Scenario):
         return Preprocessing(**self.shape._asdict(), window=self.window, seconds=self.seconds)
 
     @property
+    def windowed(self) -> bool:
+        """Whether files are longer than what a sample shows."""
+        return self.seconds > self.window
+
+    @property
     def refused(self) -> list[BadClip]:
         """The files that cannot be used, as far as that shows without decoding."""
         return [fault for fault in self._faults.values() if fault]

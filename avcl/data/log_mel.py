@@ -22,11 +22,12 @@ def spectrogram(
     span: float = SPAN,
     mean: float = MEAN,
     deviation: float = DEVIATION,
+    centred: bool = False,
 ) -> Tensor:
     """The normalised log-mel spectrogram (1, times, mels) of 16 kHz ``wave`` (samples,).
 
     10 s make 998 frames. What is missing at the end is zero *before* normalisation, as published, and so
-    becomes 1.133, louder than silence; what is too much is cut off.
+    becomes 1.133, louder than silence; what is too much is cut off. ``centred``: as much is missing before as after.
     """
     wave = pad(wave - wave.mean(), (0, max(0, round(span * RATE) - len(wave))))
     bands = fbank(
@@ -40,7 +41,9 @@ def spectrogram(
         use_energy=False,
         dither=0.0,
     )[:times]
-    bands = pad(bands, (0, 0, 0, times - len(bands)))
+    missing = times - len(bands)
+    before = missing // 2 if centred else 0
+    bands = pad(bands, (0, 0, before, missing - before))
     return ((bands - mean) / deviation)[None]
 
 
@@ -50,3 +53,16 @@ def noise_and_roll(mel: Tensor, generator: Generator) -> Tensor:
     noise = torch.from_numpy(generator.random(mel.shape, dtype="float32"))
     times = mel.shape[1]
     return torch.roll(mel + noise * loudness, int(generator.integers(-times, times)), dims=1)
+
+
+def spec_augment(mel: Tensor, generator: Generator, mels: float, times: float) -> Tensor:
+    """SpecAugment (arXiv:1904.08779): a band of a normalised ``mel (1, times, mels)`` and a stretch of it become 0.
+
+    ``mels``, ``times``: the most that is masked, as a share of each axis; the widths are drawn uniformly.
+    """
+    mel = mel.clone()
+    for axis, share in ((2, mels), (1, times)):
+        width = int(generator.uniform(0, share * mel.shape[axis]))
+        start = int(generator.integers(mel.shape[axis] - width + 1))
+        mel.narrow(axis, start, width).zero_()
+    return mel

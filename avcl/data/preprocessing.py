@@ -96,13 +96,20 @@ class Preprocessing(Component):
         spread = "in the middle" if self.frames == 1 and self.window == INSTANT else f"in {self.window:g} s"
         return f"{counted(self.frames, 'frame')} {spread} of the first {self.seconds:g} s, {sizes}"
 
-    def read_pictures(self, source: Source, length: float, chance: Generator | None = None) -> Tensor:
-        """The pictures (T, 3, H, W) uint8 of one window of ``length`` seconds of video, by ``chance`` or the middle."""
+    def read_pictures(
+        self, source: Source, length: float, chance: Generator | None = None, place: tuple[int, int] | None = None
+    ) -> Tensor:
+        """The pictures (T, 3, H, W) uint8 of one window of ``length`` seconds of video, by ``chance`` or the middle.
+
+        ``place (k, n)``: without chance, the k-th of n windows that are evenly spread.
+        """
         length = min(length, self.seconds)
-        if chance is None:
-            start = windows.middle_start(length, self.window)
-        else:
+        if chance is not None:
             start = windows.random_start(length, self.window, chance)
+        elif place is not None:
+            start = windows.spread_start(length, self.window, *place)
+        else:
+            start = windows.middle_start(length, self.window)
         return source.pictures(windows.frame_times(start, self.window, self.frames))
 
     def read_sound(self, source: Source) -> Tensor:
@@ -121,8 +128,11 @@ class Preprocessing(Component):
             pictures = transforms.multi_scale_crop(pictures, self.height, self.width, chance)
         return transforms.normalise(pictures, self.picture_mean, self.picture_deviation)
 
-    def to_mel(self, wave: Tensor, chance: Generator | None = None) -> Tensor:
-        """``wave`` (samples,) as the backbone hears it, (1, times, mels); with ``chance`` noisy and rolled in time."""
+    def to_mel(self, wave: Tensor, chance: Generator | None = None, centred: bool = False) -> Tensor:
+        """``wave`` (samples,) as the backbone hears it, (1, times, mels); with ``chance`` noisy and rolled in time.
+
+        ``centred``: sound that does not fill the spectrogram is in its middle.
+        """
         constants = {"hop": self.hop, "span": self.span, "mean": self.mel_mean, "deviation": self.mel_deviation}
-        mel = log_mel.spectrogram(wave, self.times, self.mels, **constants)
+        mel = log_mel.spectrogram(wave, self.times, self.mels, centred=centred, **constants)
         return mel if chance is None else log_mel.noise_and_roll(mel, chance)

@@ -27,6 +27,11 @@ def middle_start(length: float, window: float) -> float:
     return room(length, window) // 2 * STEP
 
 
+def spread_start(length: float, window: float, number: int, of: int) -> float:
+    """Evaluation on several windows: ``number`` of so many, evenly spread (0, 2, 4, 6 s for 4 of 4 s in 10 s)."""
+    return room(length, window) * number // max(of - 1, 1) * STEP
+
+
 def frame_times(start: float, window: float, frames: int) -> list[float]:
     """When the frames of a window are taken: evenly, the first at its start (1 s apart for 4 in 4 s)."""
     return [start + window * k / frames for k in range(frames)]

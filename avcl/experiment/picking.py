@@ -16,7 +16,8 @@ def picked(made: Sequence[Any], picks: Picks, where: str) -> list[Any]:
     """Those of ``made`` that ``picks`` name, with the settings that it gives; the others are closed.
 
     A metric is called what its ``str()`` says, a logger by its ``name``, else by its class. Its settings are those
-    of a component, or the keyword-only parameters of its class: attributes of the same names.
+    of a component, or the keyword-only parameters of its class: attributes of the same names, of itself or of what
+    it has as ``component``.
     """
     if picks is None:
         return [part for part in made if not getattr(part, "optional", False)]
@@ -32,9 +33,10 @@ def picked(made: Sequence[Any], picks: Picks, where: str) -> list[Any]:
         chosen.append(part)
         try:
             values = {setting: value for setting, value in section.items() if setting != "name"}
-            for setting, value in validate(type(part), values, key).items():
-                setattr(part, setting, value)
-            wrong += [f"{key}.{line}" for line in (part.mistakes() if isinstance(part, Component) else ())]
+            holder = getattr(part, "component", part)
+            for setting, value in validate(type(holder), values, key).items():
+                setattr(holder, setting, value)
+            wrong += [f"{key}.{line}" for line in (holder.mistakes() if isinstance(holder, Component) else ())]
         except SettingsError as error:
             wrong += error.mistakes
     close(part for part in made if wrong or not any(part is one for one in chosen))

@@ -34,6 +34,25 @@ def expected_rank(similarity: Tensor) -> Tensor:
     return (nearer + (equal + 1) / 2)[:, 0]
 
 
+def retrieval_scores(
+    task: Tensor, audio: Tensor, video: Tensor, ks: Sequence[int]
+) -> tuple[dict[str, list[float]], list[int]]:
+    """Value by measure (``a2v/R@1``, ... in percent), one for each task in ascending order, and queries of each.
+
+    ``task (N,)`` of every clip; its embeddings ``audio`` and ``video (N, D)``, normalised. All clips are the gallery.
+    """
+    groups = [task == number for number in task.unique()]
+    table = {}
+    for name, similarity in (("a2v", audio @ video.T), ("v2a", video @ audio.T)):
+        hits, rank = recall_at(similarity, ks), expected_rank(similarity).double()
+        rows = torch.stack([hits[group].double().mean(0) for group in groups])
+        for column, k in enumerate(ks):
+            table[f"{name}/R@{k}"] = rows[:, column].tolist()
+        table[f"{name}/R@mean"] = rows.mean(1).tolist()
+        table[f"{name}/{MEDIAN}"] = [float(rank[group].quantile(0.5)) for group in groups]
+    return table, [int(group.sum()) for group in groups]
+
+
 def _places(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """How many items are nearer than a query's own, and how many equally near with itself, (Q, 1) each.
 
@@ -119,16 +138,7 @@ class Retrieval(PluginMetric[dict[str, Any]]):
         """Value by measure (``a2v/R@1``, ... in percent), one for each task, over the clips kept so far."""
         task = torch.cat([torch.full((len(a),), number) for number, a, _ in self._parts])
         audio, video = torch.cat([a for _, a, _ in self._parts]), torch.cat([v for _, _, v in self._parts])
-        groups = [task == number for number in task.unique()]
-        self.queries = [int(group.sum()) for group in groups]
-        table = {}
-        for name, similarity in (("a2v", audio @ video.T), ("v2a", video @ audio.T)):
-            hits, rank = recall_at(similarity, self.ks), expected_rank(similarity).double()
-            rows = torch.stack([hits[group].double().mean(0) for group in groups])
-            for column, k in enumerate(self.ks):
-                table[f"{name}/R@{k}"] = rows[:, column].tolist()
-            table[f"{name}/R@mean"] = rows.mean(1).tolist()
-            table[f"{name}/{MEDIAN}"] = [float(rank[group].quantile(0.5)) for group in groups]
+        table, self.queries = retrieval_scores(task, audio, video, self.ks)
         return table
 
     def reset(self) -> None:

@@ -57,11 +57,11 @@ def test_help_and_version_import_nothing_heavy(words, said):
         (
             "avcl ",
             [
-                *("train", "pretrain", "init", "list", "show", "embed", "search"),
+                *("train", "pretrain", "eval", "init", "list", "show", "embed", "search"),
                 *("sweep", "results", "plot", "report", "doctor", "data", "weights"),
             ],
         ),
-        ("avcl show m", ["mats", "memory", "metrics", "mir", "multitask"]),
+        ("avcl show m", ["mats", "memory", "metrics", "mir", "msrvtt", "multitask"]),
         ("avcl train r", ["run", "runs.yaml"]),
         ("avcl init v", ["videos"]),
     ],

@@ -18,7 +18,7 @@ from avcl.strategy import Strategy
 HEAD = """
 from dataclasses import dataclass
 from torch import nn
-from avcl import Backbone, Scenario, Strategy, hookimpl
+from avcl import Backbone, Evaluation, Scenario, Strategy, hookimpl
 from pydantic import PositiveInt
 """
 GOOD = f"""{HEAD}
@@ -110,8 +110,8 @@ HOOK = f"{HEAD}@hookimpl\ndef strategies(): return "
         ),
         (
             f"{HEAD}def strategies(): return []",
-            "implements no hook; decorate one of backbones, doctor, loggers, metrics, scenarios, strategies "
-            "with avcl.hookimpl",
+            "implements no hook; decorate one of backbones, doctor, evaluations, loggers, metrics, scenarios, "
+            "strategies with avcl.hookimpl",
         ),
         (f"{HOOK}Strategy", "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes"),
         (f"{HOOK}[3]", "strategies() returned 3, which is not a subclass of"),
@@ -127,6 +127,10 @@ HOOK = f"{HEAD}@hookimpl\ndef strategies(): return "
             offering("name = 'a'", "Backbone", "backbones"),
             "backbones() returned A, a torch module that cannot be hashed; decorate it with "
             "@dataclass(kw_only=True, eq=False)",
+        ),
+        (
+            offering("name = 'a'\n size: int", "Evaluation", "evaluations"),
+            "evaluations() returned A, whose setting 'size' has no default; it is asked for by its name alone",
         ),
         (offering("name = 'a'\n size: 'Cuont' = 3"), "NameError: name 'Cuont' is not defined"),
     ],

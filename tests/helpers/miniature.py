@@ -117,3 +117,43 @@ def same(one, other):
     assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
     assert json.loads((one / "store.json").read_text()) == json.loads((other / "store.json").read_text())
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+AVE = ("Church bell", "Male speech, man speaking")
+
+
+def ave(root, train=3, test=2):
+    """AVE in small: so many three-second clips of each of two classes and split, which sound in one second or two."""
+    lists = {"trainSet": train, "testSet": test}
+    (root / "Annotations.txt").parent.mkdir(parents=True, exist_ok=True)
+    every = []
+    for number, (name, clips) in enumerate(lists.items()):
+        rows = []
+        for label, category in enumerate(AVE):
+            for clip in range(clips):
+                video, start = f"-v{number}{label}_{clip:06d}", clip % 2
+                tone = sine(3.0, 44100, 300.0 + 900 * label + 50 * number + 10 * clip)
+                tone[: 44100 * start] *= 0.01
+                tone[44100 * (start + 2) :] *= 0.01
+                write_clip(root / "AVE" / f"{video}.mp4", seconds=3, fps=8, size=(64, 48), tracks=[{0: tone, 1: tone}])
+                rows.append(f"{category}&{video}&good&{start}&{start + 2}\n")
+        (root / f"{name}.txt").write_text("".join(rows))
+        every += rows
+    (root / "Annotations.txt").write_text("Category&VideoID&Quality&StartTime&EndTime\n" + "".join(every))
+    return root
+
+
+def msrvtt(root, good, train=4, test=3):
+    """MSR-VTT in small: lists of ids as texts, tables and JSON, and a copy of ``good`` for every video."""
+    videos = [f"video{number}" for number in range(train + test)]
+    for number, video in enumerate(videos):
+        place(good, root / "videos" / "all" / f"{video}.mp4", number)
+    one, two = videos[:train], videos[train:]
+    (root / "train_list_miech.txt").write_text("\n".join(one) + "\n")
+    (root / "test_list_miech.txt").write_text("\n".join(two) + "\n")
+    (root / "MSRVTT_train.9k.csv").write_text("video_id\n" + "".join(f"{video}\n" for video in one for _ in range(2)))
+    rows = [f'ret{n},msr{n},{video},"a man, singing"\n' for n, video in enumerate(two)]
+    (root / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\n" + "".join(rows))
+    listed = [{"video_id": video, "split": "train" if video in one else "test", "category": 3} for video in videos]
+    (root / "MSRVTT_data.json").write_text(json.dumps({"videos": listed, "sentences": []}))
+    return root
