@@ -254,6 +254,14 @@ class CavMae(Backbone, Pretrained):
             tokens = block(tokens)
         return tokens[:, : audio.shape[1]], tokens[:, audio.shape[1] :]
 
+    def fusion_features(self, audio: Tensor, video: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Hidden features (B, L, 4 D) of the MLP of every fusion block, ``(audio, video)`` each, of encoded tokens."""
+        tokens, found = torch.cat([audio, video], dim=1), []
+        for block in self.fusion:
+            tokens, features = block.hidden(tokens)
+            found.append((features[:, : audio.shape[1]], features[:, audio.shape[1] :]))
+        return found
+
     def decode(self, audio: Tensor, video: Tensor, seen: Clip, hidden: Clip) -> tuple[Tensor, Tensor]:
         """Decoder tokens ``(audio (B, A, E), video (B, V, E))`` of fused ones: the visible, then the masked."""
         audio = self._decoder_input(audio, "audio", seen.audio_at, hidden.audio_at)
