@@ -8,6 +8,7 @@ may move by a fraction of a pixel.
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import PositiveFloat, PositiveInt
 
+from avcl.data.dataset import Files
 from avcl.data.extracted import Extracted
-from avcl.data.file_scenario import Absent, FileScenario
+from avcl.data.file_scenario import SPLITS, Absent, FileScenario
 from avcl.data.masks import MaskedFiles, MaskPictures
 from avcl.data.source import Source
 from avcl.errors import UserError
@@ -71,10 +73,9 @@ class AvsBench(FileScenario):
     @property
     def absent(self) -> list[Absent]:
         """Listed clips whose first frame or whose sound is not there."""
-        splits: tuple[Split, Split] = ("train", "eval")
         return [
             Absent(split, "s4", row.name, "missing")
-            for split in splits
+            for split in SPLITS
             for row in self._of(split)
             if not self._source(row, split)
         ]
@@ -86,7 +87,19 @@ class AvsBench(FileScenario):
 
     def clips(self, task: int, split: Split) -> MaskedFiles:
         """The usable clips of a split, with their masks."""
-        files = super().clips(task, split)
+        return self._with_masks(super().clips(task, split))
+
+    def validation_clips(self) -> MaskedFiles | None:
+        """The usable clips of the split ``val`` below ``root``, a store has none; None where it is evaluated on."""
+        if self.evaluate_on == "val":
+            return None
+        found = [source for row in self._rows if row.split == "val" and (source := self._below_root(row)).there]
+        faults = self._inspected(found)
+        files = copy.copy(super().clips(0, "eval"))
+        files.sources = [source for source in found if not faults[source.path]]
+        return self._with_masks(files) if files.sources else None
+
+    def _with_masks(self, files: Files) -> MaskedFiles:
         return MaskedFiles(files, [MaskPictures.of(source, self._path("gt_masks", source)) for source in files.sources])
 
     def mistakes(self) -> Iterator[str]:
@@ -140,13 +153,15 @@ class AvsBench(FileScenario):
 
     def _source(self, row: Listed, split: Split) -> Source | None:
         """The clip where it lies, or in the store; None where it does not."""
-        label = self.class_names.index(row.category)
         if self._store:
-            return self._store.find(split, row.name, label, 0, row.index)
-        bare = Source("", label, 0, row.index, row.name)
-        sound = self._path("audio_wav", bare, ".wav")
-        found = Extracted(self._path("visual_frames", bare), label, 0, row.index, row.name, audio=sound, first=1)
+            return self._store.find(split, row.name, self.class_names.index(row.category), 0, row.index)
+        found = self._below_root(row)
         return found if found.there else None
+
+    def _below_root(self, row: Listed) -> Extracted:
+        bare = Source("", self.class_names.index(row.category), 0, row.index, row.name)
+        pictures, sound = self._path("visual_frames", bare), self._path("audio_wav", bare, ".wav")
+        return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, audio=sound, first=1)
 
     def _path(self, kind: str, source: Source, ending: str = "") -> str:
         """Where a clip's file of one kind lies; of numbered ones with a ``*`` for the number."""

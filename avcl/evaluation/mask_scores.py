@@ -36,7 +36,7 @@ def f_curves(probability: Tensor, target: Tensor) -> Tensor:
     frames = len(probability)
     # how many thresholds a pixel reaches, and from that how many pixels reach a threshold
     levels = torch.linspace(0, 1 - 1e-10, THRESHOLDS, device=probability.device)
-    reached = torch.searchsorted(levels, probability.float().flatten(1), right=True)
+    reached = torch.searchsorted(levels, probability.float().flatten(1).contiguous(), right=True)
     reached += torch.arange(frames, device=probability.device)[:, None] * (THRESHOLDS + 1)
 
     def counts(pixels: Tensor) -> Tensor:
