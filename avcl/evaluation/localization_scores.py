@@ -7,11 +7,14 @@ with the choices of the published test of Chen et al., *Localizing Visual Sounds
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from avcl.errors import UserError
 
 Area = Literal["half", "truth"]
 
@@ -67,16 +70,32 @@ def pointing(heat: Tensor, target: Tensor) -> Tensor:
     return (hottest & (target > 0)).sum((1, 2)).double() / hottest.sum((1, 2))
 
 
-def localization_scores(heat: Tensor, target: Tensor) -> dict[str, float]:
-    """All scores in percent of ``heat (N, H, W)`` against ``target (N, H, W)``, over the frames that have a source.
+@dataclass
+class LocalizationScores:
+    """Collects frames; those without a source are left out, and scores do not depend on how clips were batched.
 
-    ``ciou``, ``auc``: success rate at 0.5 and area under it, above the median · ``ciou_adaptive``,
+    ``ciou``, ``auc``: success rate at 0.5 and area under it, of what is above the median · ``ciou_adaptive``,
     ``auc_adaptive``: of as many pixels as the truth has · ``pointing``: pointing game.
     """
-    sounding = (target > 0).flatten(1).any(1)
-    heat, target = heat[sounding], target[sounding]
-    found = {"pointing": pointing(heat, target).mean().item()}
-    for area, ending in (("half", ""), ("truth", "_adaptive")):
-        ious = consensus_iou(predicted(heat, target, area), target)  # type: ignore[arg-type]
-        found |= {f"ciou{ending}": success_rate(ious), f"auc{ending}": success_auc(ious)}
-    return {name: 100 * value for name, value in found.items()}
+
+    ious: dict[Area, list[Tensor]] = field(default_factory=lambda: {"half": [], "truth": []})
+    hits: list[Tensor] = field(default_factory=list)
+
+    def add(self, heat: Tensor, target: Tensor) -> None:
+        """Add frames: ``heat (N, rows, cols)`` of any size, ``target (N, H, W)``."""
+        sounding = (target > 0).flatten(1).any(1)
+        heat, target = upsampled(heat[sounding], *target.shape[1:]), target[sounding]
+        for area, found in self.ious.items():
+            found.append(consensus_iou(predicted(heat, target, area), target))
+        self.hits.append(pointing(heat, target))
+
+    def scores(self) -> dict[str, float]:
+        """All scores in percent; UserError where no frame has a source."""
+        hits = torch.cat(self.hits) if self.hits else torch.empty(0)
+        if not len(hits):
+            raise UserError("no frame has a source: all masks are empty")
+        found = {"pointing": hits.mean().item()}
+        for area, ending in (("half", ""), ("truth", "_adaptive")):
+            ious = torch.cat(self.ious[area])  # type: ignore[index]
+            found |= {f"ciou{ending}": success_rate(ious), f"auc{ending}": success_auc(ious)}
+        return {name: 100 * value for name, value in found.items()}

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from avcl.clip import Clip
 from avcl.errors import BadClip, UserError
+from avcl.evaluation.features import read
+from avcl.evaluation.protocol import Frozen
 from avcl.scenario import augmenting, truth_of
 
 
@@ -69,6 +72,26 @@ def parts(frames: int, most: int) -> Iterator[tuple[int, int]]:
         first = min(shown, max(0, frames - most))
         yield first, first + min(most, frames) - shown
         shown = first + min(most, frames)
+
+
+@torch.no_grad()
+def by_frame(
+    model: Frozen, clips: Any, numbers: Sequence[int], look: Callable[[Clip], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """``look(clip) -> (B, T, ...)`` of every frame of clips ``numbers``: (number, (T, ...)), on the CPU.
+
+    Read in turns of the model's batch size; clips of more frames than the backbone takes are shown in parts.
+    """
+    frames, most = len(clips[numbers[0]]["frames"]) if numbers else 0, model.backbone.grid.frames
+    for start in range(0, len(numbers), model.batch_size):
+        found: dict[int, list[Tensor]] = {}
+        for first, new in parts(frames, most):
+            for read_now, clip in read(
+                model, Part(clips, first, most), numbers=numbers[start : start + model.batch_size]
+            ):
+                for number, shown in zip(read_now.tolist(), look(clip).cpu(), strict=True):
+                    found.setdefault(number, []).append(shown[-new:])
+        yield from ((number, torch.cat(shown)) for number, shown in found.items())
 
 
 Shape = Callable[[int, int, float], Tensor]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,7 +35,7 @@ from avcl.evaluation.decoder import Decoder
 from avcl.evaluation.features import View, all_clips, chosen, read
 from avcl.evaluation.head import HeadEvaluation, best_epoch
 from avcl.evaluation.mask_scores import MaskScores
-from avcl.evaluation.masks import Centre, Part, centre_box, centre_disc, masks_of, parts
+from avcl.evaluation.masks import Centre, Part, by_frame, centre_box, centre_disc, masks_of
 from avcl.evaluation.protocol import Frozen, Scores
 from avcl.scenario import truth_of
 
@@ -76,7 +76,7 @@ class Segmentation(HeadEvaluation):
     name: ClassVar[str] = "segmentation"
     suits: ClassVar[tuple[str, ...]] = ("avsbench", "synthetic")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "synthetic": {"epochs": 20, "batch_size": 32, "lr": 2e-3, "train_clips": 1024},
+        "synthetic": {"epochs": 6, "batch_size": 32, "lr": 2e-3, "warmup": 1, "train_clips": 1024},
     }
 
     epochs: PositiveInt = 20
@@ -179,28 +179,22 @@ def first_frame_loss(decoder: Decoder, model: Frozen, clips: Any, numbers: Seque
     return binary_cross_entropy_with_logits(logits, truth.mask[:, 0].to(logits))
 
 
-@torch.no_grad()
-def probabilities(decoder: Decoder, model: Frozen, clips: Any, numbers: Sequence[int]) -> dict[int, Tensor]:
-    """Probability of every pixel of every frame of clips ``numbers`` that can be used, (T, H, W) each by number."""
-    frames, most = clips[numbers[0]]["frames"].shape[0], model.backbone.grid.frames
-    found: dict[int, list[Tensor]] = {}
+def probabilities(decoder: Decoder, model: Frozen, clips: Any, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """Probability of every pixel of every frame of clips ``numbers`` that can be used: (number, (T, H, W))."""
     _, height, width, *_ = model.backbone.grid.shape(model.backbone.patch)
-    for first, new in parts(frames, most):
-        for numbers_read, clip in read(model, Part(clips, first, most), numbers=numbers):
-            features = dense(model, clip)
-            logits = decoder(features.video, features.audio, height, width).sigmoid().cpu()
-            for number, frame in zip(numbers_read.tolist(), logits, strict=True):
-                found.setdefault(number, []).append(frame[-new:])
-    return {number: torch.cat(shown) for number, shown in found.items()}
+
+    def look(clip: Clip) -> Tensor:
+        features = dense(model, clip)
+        return decoder(features.video, features.audio, height, width).sigmoid()
+
+    return by_frame(model, clips, numbers, look)
 
 
 def predict(decoder: Decoder, model: Frozen, clips: Any) -> MaskScores:
     """The scores of all clips, on every frame that has a mask."""
     scores = MaskScores()
-    for start in range(0, len(clips), model.batch_size):
-        numbers = list(range(start, min(start + model.batch_size, len(clips))))
-        for number, probability in probabilities(decoder, model, clips, numbers).items():
-            truth = masks_of(clips, [number])
-            labelled = truth.labelled[0]
-            scores.add(probability[labelled], truth.mask[0, labelled])
+    for number, probability in probabilities(decoder, model, clips, range(len(clips))):
+        truth = masks_of(clips, [number])
+        labelled = truth.labelled[0]
+        scores.add(probability[labelled], truth.mask[0, labelled])
     return scores

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from avcl.errors import UserError
 from avcl.evaluation.localization_scores import (
+    LocalizationScores,
     consensus_iou,
-    localization_scores,
     pointing,
     predicted,
     success_auc,
@@ -53,11 +54,19 @@ def test_pointing_counts_equal_peaks_by_their_share():
     assert pointing(torch.zeros(1, 2, 4), SOURCE).tolist() == [0.25]
 
 
+def all_scores(heat, target):
+    found = LocalizationScores()
+    found.add(heat, target)
+    return found.scores()
+
+
 def test_frames_without_a_source_are_left_out():
     heat, target = torch.cat([HEAT, -HEAT]), torch.cat([SOURCE, torch.zeros_like(SOURCE)])
-    assert localization_scores(heat, target) == localization_scores(HEAT, SOURCE)
-    scores = localization_scores(HEAT, SOURCE)
+    scores = all_scores(HEAT, SOURCE)
+    assert all_scores(heat, target) == scores
     assert scores["ciou"] == 100 and scores["ciou_adaptive"] == 0 and scores["pointing"] == 100
+    with pytest.raises(UserError, match="no frame has a source"):
+        all_scores(HEAT, torch.zeros_like(SOURCE))
 
 
 def test_upsampled_keeps_the_centres_of_patches():
