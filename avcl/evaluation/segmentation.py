@@ -101,9 +101,16 @@ class Segmentation(HeadEvaluation):
         baselines = self._baselines(train, test)
         best = max(("centre_box", "centre_disc"), key=lambda name: baselines[name]["miou"])
         if self.picture:
-            from avcl.evaluation.mask_pictures import draw_masks
+            from avcl.evaluation.mask_pictures import draw
 
-            draw_masks(self.picture, decoder, model, test)
+            title = "First frames: outlined the true mask (white), and the predicted one (orange)"
+            draw(
+                self.picture,
+                test,
+                lambda numbers: ((n, {"probability": p}) for n, p in probabilities(decoder, model, test, numbers)),
+                title,
+                outline=0.5,
+            )
         return Scores(
             scores=found,
             chance={name: baselines[best][name] for name in found},

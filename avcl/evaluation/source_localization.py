@@ -68,9 +68,10 @@ class SourceLocalization(Evaluation):
         found = self._score(model, clips, clips, means)
         other = self._score(model, clips, OtherSound(clips), means)
         if self.picture:
-            from avcl.evaluation.mask_pictures import draw_heat_maps
+            from avcl.evaluation.mask_pictures import draw
 
-            draw_heat_maps(self.picture, model, clips, lambda numbers: self._maps(model, clips, numbers, means))
+            title = "First frames: heat maps from low (blue) to high (yellow), the true mask outlined in white"
+            draw(self.picture, clips, lambda numbers: self._maps(model, clips, numbers, means), title, outline=None)
         mine = [name for name in found if name not in BASELINES]
         return Scores(
             scores={f"{name}/{score}": value for name in mine for score, value in found[name].items()},
