@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def draw(path: str, clips: Any, maps_of: Callable[[Sequence[int]], Maps], title:
     names = list(found[0][1])
     figure = Figure(figsize=(1.7 * (1 + len(names)), 1.7 * len(found) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle("\n".join(textwrap.wrap(title, 30 * (1 + len(names)))), fontsize=9)
     axes = figure.subplots(len(found), 1 + len(names), squeeze=False)
     for row, (number, maps) in zip(axes, found, strict=True):
         frame, mask = clips[number]["frames"][0], masks_of(clips, [number]).mask[0, 0]

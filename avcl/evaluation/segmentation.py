@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,7 +36,8 @@ from avcl.evaluation.features import View, all_clips, chosen, read
 from avcl.evaluation.head import HeadEvaluation, best_epoch
 from avcl.evaluation.mask_scores import MaskScores
 from avcl.evaluation.masks import Centre, Part, by_frame, centre_box, centre_disc, masks_of
-from avcl.evaluation.protocol import Frozen, Scores
+from avcl.evaluation.protocol import Evaluation, Frozen, Scores
+from avcl.hookspecs import hookimpl
 from avcl.scenario import truth_of
 
 HELD_OUT = 10
@@ -205,3 +206,9 @@ def predict(decoder: Decoder, model: Frozen, clips: Any) -> MaskScores:
         labelled = truth.labelled[0]
         scores.add(probability[labelled], truth.mask[0, labelled])
     return scores
+
+
+@hookimpl
+def evaluations() -> Iterable[type[Evaluation]]:
+    """What this module offers."""
+    return [Segmentation]

@@ -7,7 +7,7 @@ As a control the maps are scored once more with the sound of another clip: what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,8 +21,9 @@ from avcl.errors import UserError
 from avcl.evaluation.features import all_clips, chosen
 from avcl.evaluation.heat_maps import BASELINES, Means, heat_maps
 from avcl.evaluation.localization_scores import LocalizationScores
-from avcl.evaluation.masks import by_frame, masks_of
+from avcl.evaluation.masks import Part, by_frame, masks_of
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores
+from avcl.hookspecs import hookimpl
 from avcl.scenario import truth_of
 
 
@@ -64,7 +65,8 @@ class SourceLocalization(Evaluation):
         clips, train = all_clips(model, "eval"), all_clips(model, "train")
         if truth_of(clips) is None:
             raise self.unsuited(model.scenario, "masks")
-        means = Means.over(model, train, chosen(train, self.mean_clips))
+        first = Part(train, 0, model.backbone.grid.frames)
+        means = Means.over(model, first, chosen(train, self.mean_clips))
         found = self._score(model, clips, clips, means)
         other = self._score(model, clips, OtherSound(clips), means)
         if self.picture:
@@ -106,3 +108,9 @@ class SourceLocalization(Evaluation):
 
         for number, maps in by_frame(model, shown, numbers, look):
             yield number, dict(zip(names, maps.unbind(1), strict=True))
+
+
+@hookimpl
+def evaluations() -> Iterable[type[Evaluation]]:
+    """What this module offers."""
+    return [SourceLocalization]
