@@ -34,7 +34,7 @@ class Listed(NamedTuple):
     split: str
     category: str
     name: str
-    index: int
+    number: int
 
 
 @dataclass(kw_only=True)
@@ -154,12 +154,12 @@ class AvsBench(FileScenario):
     def _source(self, row: Listed, split: Split) -> Source | None:
         """The clip where it lies, or in the store; None where it does not."""
         if self._store:
-            return self._store.find(split, row.name, self.class_names.index(row.category), 0, row.index)
+            return self._store.find(split, row.name, self.class_names.index(row.category), 0, row.number)
         found = self._below_root(row)
         return found if found.there else None
 
     def _below_root(self, row: Listed) -> Extracted:
-        bare = Source("", self.class_names.index(row.category), 0, row.index, row.name)
+        bare = Source("", self.class_names.index(row.category), 0, row.number, row.name)
         pictures, sound = self._path("visual_frames", bare), self._path("audio_wav", bare, ".wav")
         return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, audio=sound, first=1)
 

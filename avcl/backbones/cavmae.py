@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -258,7 +258,7 @@ class CavMae(Backbone, Pretrained):
         """Hidden features (B, L, 4 D) of the MLP of every fusion block, ``(audio, video)`` each, of encoded tokens."""
         tokens, found = torch.cat([audio, video], dim=1), []
         for block in self.fusion:
-            tokens, features = block.hidden(tokens)
+            tokens, features = cast(Block, block).hidden(tokens)
             found.append((features[:, : audio.shape[1]], features[:, audio.shape[1] :]))
         return found
 

@@ -62,7 +62,8 @@ class SourceLocalization(Evaluation):
 
     def evaluate(self, model: Frozen) -> Scores:
         """Score every map on the evaluation clips of all tasks."""
-        clips, train = all_clips(model, "eval"), all_clips(model, "train")
+        clips: Any = all_clips(model, "eval")
+        train = all_clips(model, "train")
         if truth_of(clips) is None:
             raise self.unsuited(model.scenario, "masks")
         first = Part(train, 0, model.backbone.grid.frames)
@@ -99,7 +100,8 @@ class SourceLocalization(Evaluation):
 
     def _maps(self, model: Frozen, shown: Any, numbers: Any, means: Means) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The maps (T, rows, cols) by name of every clip that can be used."""
-        grid, names = model.backbone.grid, []
+        grid = model.backbone.grid
+        names: list[str] = []
 
         def look(clip: Clip) -> Tensor:
             maps = heat_maps(model, clip, means, self.temperature)
