@@ -80,18 +80,15 @@ def by_frame(
 ) -> Iterator[tuple[int, Tensor]]:
     """``look(clip) -> (B, T, ...)`` of every frame of clips ``numbers``: (number, (T, ...)), on the CPU.
 
-    Read in turns of the model's batch size; clips of more frames than the backbone takes are shown in parts.
+    Clips of more frames than the backbone takes are shown in parts, of one batch at a time.
     """
-    frames, most = len(clips[numbers[0]]["frames"]) if numbers else 0, model.backbone.grid.frames
-    for start in range(0, len(numbers), model.batch_size):
-        found: dict[int, list[Tensor]] = {}
-        for first, new in parts(frames, most):
-            for read_now, clip in read(
-                model, Part(clips, first, most), numbers=numbers[start : start + model.batch_size]
-            ):
-                for number, shown in zip(read_now.tolist(), look(clip).cpu(), strict=True):
-                    found.setdefault(number, []).append(shown[-new:])
-        yield from ((number, torch.cat(shown)) for number, shown in found.items())
+    if not numbers:
+        return
+    shown = list(parts(len(clips[numbers[0]]["frames"]), model.backbone.grid.frames))
+    readers = [read(model, Part(clips, first, model.backbone.grid.frames), numbers=numbers) for first, _ in shown]
+    for batches in zip(*readers, strict=True):  # what cannot be used is left out of every part
+        looked = [look(clip)[:, -new:].cpu() for (_, clip), (_, new) in zip(batches, shown, strict=True)]
+        yield from zip(batches[0][0].tolist(), torch.cat(looked, 1), strict=True)
 
 
 Shape = Callable[[int, int, float], Tensor]

@@ -176,7 +176,8 @@ def first_frame_loss(decoder: Decoder, model: Frozen, clips: Any, numbers: Seque
     shape = model.backbone.grid.shape(model.backbone.patch)
     # every worker reads a part, and the model sees them in one: their number changes no digit
     reader = replace(model, batch_size=-(-len(numbers) // max(1, model.workers)))
-    found = list(read(reader, Part(clips, 0, shape.frames), View(epoch=epoch), numbers))
+    # one bad clip is a large share of a batch: the share of all is told where the clips are scored
+    found = list(read(reader, Part(clips, 0, shape.frames), View(epoch=epoch), numbers, most_bad=0.5))
     if not found:
         raise UserError(f"scenario {model.scenario.name!r}: no clip of a batch can be used")
     truth = masks_of(clips, torch.cat([part for part, _ in found]).tolist(), model.seed, epoch)
