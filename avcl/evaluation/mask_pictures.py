@@ -61,6 +61,6 @@ def draw(path: str, clips: Any, maps_of: Callable[[Sequence[int]], Maps], title:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as file:
-            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+            figure.savefig(file, format="png", dpi=72, metadata={"Software": None})
     except OSError as error:
         raise UserError(f"picture: {path}: cannot be written: {error.strerror}") from None

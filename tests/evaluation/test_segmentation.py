@@ -38,7 +38,8 @@ def small(**settings):
 
 def test_scores_depend_on_the_seed_alone():
     one = evaluated(small(), frozen(batch_size=32)).about()
-    assert evaluated(small(), frozen(batch_size=3)).about() == one
+    with torch.no_grad():  # as where a run evaluates
+        assert evaluated(small(), frozen(batch_size=3)).about() == one
     assert evaluated(small(), frozen(batch_size=3, workers=2)).about() == one
     assert evaluated(small(), frozen(seed=1)).about()["scores"] != one["scores"]
     assert one["clips"] == 10 and one["train_clips"] == 22 and one["held_out_clips"] == 2
