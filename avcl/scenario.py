@@ -102,6 +102,10 @@ class Scenario(Component):
         """Clips of classes that are in no task, to start from; None where a scenario has none."""
         return None
 
+    def validation_clips(self) -> Dataset | None:
+        """Clips to choose between heads by, apart from training and evaluation; None where a scenario has none."""
+        return None
+
     @property
     def gallery_only(self) -> frozenset[int]:
         """Labels of evaluation clips that no task trains on: they are in the larger gallery alone."""

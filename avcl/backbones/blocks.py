@@ -25,6 +25,12 @@ class Block(nn.Module):
         tokens = tokens + self.attn(self.norm1[kind](tokens))
         return tokens + self.mlp(self.norm2[kind](tokens))
 
+    def hidden(self, tokens: Tensor, kind: str = "joint") -> tuple[Tensor, Tensor]:
+        """Tokens out as from ``forward``, and hidden features (B, L, 4 D) of the MLP: the inputs of its last layer."""
+        tokens = tokens + self.attn(self.norm1[kind](tokens))
+        features = self.mlp.act(self.mlp.fc1(self.norm2[kind](tokens)))
+        return tokens + self.mlp.fc2(features), features
+
 
 class Stream(nn.Module):
     """The parameters of one modality: patch embedding, position tables, blocks, last norm, reconstruction head.

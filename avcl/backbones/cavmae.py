@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -271,6 +271,14 @@ class CavMae(Backbone, Pretrained):
         for block in self.fusion:
             tokens = block(tokens)
         return tokens[:, : audio.shape[1]], tokens[:, audio.shape[1] :]
+
+    def fusion_features(self, audio: Tensor, video: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Hidden features (B, L, 4 D) of the MLP of every fusion block, ``(audio, video)`` each, of encoded tokens."""
+        tokens, found = torch.cat([audio, video], dim=1), []
+        for block in self.fusion:
+            tokens, features = cast(Block, block).hidden(tokens)
+            found.append((features[:, : audio.shape[1]], features[:, audio.shape[1] :]))
+        return found
 
     def decode(self, audio: Tensor, video: Tensor, seen: Clip, hidden: Clip) -> tuple[Tensor, Tensor]:
         """Decoder tokens ``(audio (B, A, E), video (B, V, E))`` of fused ones: the visible, then the masked."""

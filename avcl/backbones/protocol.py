@@ -58,6 +58,13 @@ class Backbone(nn.Module, Component):
         """Joint fusion tokens ``(audio (B, A, D), video (B, V, D))``, before the last norm."""
         return self.fuse(*self.encode(clip))
 
+    def fusion_features(self, audio: Tensor, video: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Features ``(audio (B, A, F), video (B, V, F))`` of every fusion stage, of encoded tokens, for dense tasks.
+
+        The joint fusion tokens alone for a backbone that has no intermediate ones.
+        """
+        return [self.fuse(audio, video)]
+
     def embed_patches(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Patch embeddings ``(audio (B, A, E), video (B, V, E))``, without positions.
 

@@ -15,10 +15,14 @@ from avcl.data.source import Source
 
 @dataclass(frozen=True)
 class Extracted(Source):
-    """Pictures at ``path``, whose last ``*`` stands for 0, 1, 2, ..., ``rate`` a second, and the sound in ``audio``."""
+    """Pictures at ``path``, ``rate`` a second, and the sound in ``audio``.
+
+    The last ``*`` of ``path`` stands for ``first`` and the numbers that follow it.
+    """
 
     audio: str = ""
     rate: float = 1.0
+    first: int = 0
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ class Extracted(Source):
 
     def _picture(self, number: int) -> str:
         before, _, after = self.path.rpartition("*")
-        return f"{before}{number}{after}"
+        return f"{before}{self.first + number}{after}"
 
     def _count(self) -> int:
         """How many pictures follow each other, found in a few looks."""

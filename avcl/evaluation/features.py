@@ -67,10 +67,10 @@ def chosen(clips: Any, most: int | None) -> list[int]:
     return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(size))[:most].tolist())
 
 
-def items(model: Frozen, clips: Any, numbers: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+def items(model: Frozen, clips: Any, numbers: Sequence[int], most_bad: float = MOST_BAD) -> Iterator[dict[str, Tensor]]:
     """Batches of the items ``numbers`` of a data set, collated, on the model's device.
 
-    A clip that cannot be used is left out and named in the log; UserError where too many are.
+    A clip that cannot be used is left out and named in the log; UserError where more than the share ``most_bad`` are.
     """
     parts = [list(numbers[start : start + model.batch_size]) for start in range(0, len(numbers), model.batch_size)]
     loader = DataLoader(
@@ -85,7 +85,7 @@ def items(model: Frozen, clips: Any, numbers: Sequence[int]) -> Iterator[dict[st
         for fault in refused:
             log.warning("skipped %s", fault)
         bad += len(refused)
-        if bad > MOST_BAD * len(numbers):
+        if bad > most_bad * len(numbers):
             told = f"{bad} of {len(numbers)} clips cannot be used; the last: {refused[-1]}"
             raise UserError(f"scenario {model.scenario.name!r}: {told}; look at them with `avcl data check`")
         if isinstance(found, UserError):
@@ -95,11 +95,15 @@ def items(model: Frozen, clips: Any, numbers: Sequence[int]) -> Iterator[dict[st
 
 
 def read(
-    model: Frozen, clips: Any, view: View = View(), numbers: Sequence[int] | None = None
+    model: Frozen,
+    clips: Any,
+    view: View = View(),
+    numbers: Sequence[int] | None = None,
+    most_bad: float = MOST_BAD,
 ) -> Iterator[tuple[Tensor, Clip]]:
     """Batches of the clips ``numbers``, all by default: (numbers (b,), whole clips on the model's device)."""
     viewed = Viewed(clips, view, model.seed)
-    for found in items(model, viewed, range(len(clips)) if numbers is None else numbers):
+    for found in items(model, viewed, range(len(clips)) if numbers is None else numbers, most_bad):
         yield found["number"].cpu(), cut(model.backbone, found)
 
 

@@ -8,6 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from avcl.plugins.stella.ops.selection import importance
+
 
 class Heads(NamedTuple):
     """One modality's queries, keys and values, each (B, H, L, d)."""
@@ -49,6 +51,14 @@ class Matching(nn.Module):
         return (
             Heads(*(self._by_head(linear(audio)) for linear in (self.to_a_q, self.to_a_k, self.to_a_v))),
             Heads(*(self._by_head(linear(video)) for linear in (self.to_v_q, self.to_v_k, self.to_v_v))),
+        )
+
+    def importance(self, audio: Tensor, video: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """How much the other modality attends to each token, ``(audio (B, A), video (B, V))``; rows sum to 1."""
+        a, v = self.split(audio, video)
+        return (
+            importance(v.query, a.key, self.scale, temperature),
+            importance(a.query, v.key, self.scale, temperature),
         )
 
     def joint(self, audio: Tensor, video: Tensor) -> Tensor:

@@ -262,3 +262,17 @@ def test_tiny_learns_a_few_clips():
         optimizer.step()
     audio, video = backbone.embed(clip)
     assert backbone.contrast(audio, video).mean() < 0.25 * torch.tensor(8.0).log()
+
+
+# --- features for dense tasks ----
+def test_fusion_features_are_the_inputs_of_the_last_layer_of_every_fusion_mlp():
+    backbone, clip, _ = ready(fusion_depth=2)
+    inputs = []
+    for block in backbone.fusion:
+        block.mlp.fc2.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    encoded = backbone.encode(clip)
+    backbone.fuse(*encoded)
+    expected, features = inputs[:2], backbone.fusion_features(*encoded)
+    assert [audio.shape[1:] for audio, _ in features] == [(backbone.grid.audio, 4 * backbone.dim)] * 2
+    for whole, parts in zip(expected, features, strict=True):
+        close(torch.cat(parts, 1), whole)
