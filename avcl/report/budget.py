@@ -59,7 +59,7 @@ def _buffer(section: Any) -> str:
 def _memory(memory: Mapping[str, Any]) -> str:
     if memory["budget_bytes"] is not None:
         return f"{memory['budget_bytes']:,} bytes"
-    return f"{memory['capacity']:,} whole clips ({memory['dtype']})"
+    return f"bytes of {memory['capacity']:,} whole clips ({memory['dtype']})"
 
 
 def _shared(values: Mapping[str, str]) -> str:

@@ -4,27 +4,26 @@ python tests/helpers/documents.py
 """
 
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
-
-import matplotlib
-from matplotlib import pyplot
 
 from avcl.cli.plugins import settings_of
 from avcl.config.bundled import bundled_files
 from avcl.registry import registry
+from avcl.report.documents import compared
+from avcl.report.drawing import save
+from avcl.report.figures import draw
+from avcl.report.runs import Stream, find_runs, streams_of
+from avcl.report.sheet import Cell, Sheet
 from avcl.training.verdicts import VERDICTS
 from avcl.utils.atomic import write_text
 
 HOME = Path(__file__).parents[2]
-RESULTS = HOME / "examples" / "results"
-METHODS = ("finetune", "derpp", "er", "stella", "stella-plus", "multitask")
+RESULTS = HOME / "examples" / "results" / "first_run"
 COMMON = ("memory.", "replay", "contrastive_scope")
-COLUMNS = [(f"{side}/R@10", summary) for side in ("a2v", "v2a") for summary in ("average", "forgetting")]
 
 
 def methods() -> str:
@@ -61,53 +60,34 @@ def _file(cls: type) -> str:
     return f"{path}/" if (HOME / "plugins" / path).is_dir() else f"{path}.py"
 
 
-def found(method: str) -> list[tuple[float | None, float]]:
-    """(mean, standard deviation) of ``COLUMNS`` after the last task, over the committed runs of one method."""
-    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{method}-?.json"))]
-    measures = [run["metrics"]["retrieval"]["measures"] for run in runs]
-    columns = [[measure[key][summary][-1] for measure in measures] for key, summary in COLUMNS]
-    return [(None, 0.0) if None in values else (fmean(values), stdev(values)) for values in columns]
-
-
-def text_of(mean: float | None, deviation: float) -> str:
-    """A number as it is shown."""
-    return "-" if mean is None else f"{mean:.1f} ± {deviation:.1f}"
+def stream() -> Stream:
+    """The committed runs on the rendered stream."""
+    (found,) = streams_of(find_runs([RESULTS]))
+    return found
 
 
 def results() -> str:
-    """R@10 of the committed runs as a table."""
-    rows = [
-        "| | audio -> video (a2v): average | forgetting | video -> audio (v2a): average | forgetting |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    rows += [f"| `{method}` | {' | '.join(text_of(*cell) for cell in found(method))} |" for method in METHODS]
-    return "\n".join(rows)
+    """What the committed runs found, and how far each method is from ER."""
+    comparison = compared(stream(), "er")
+    (short, table), _, (paired, differences) = comparison.sheets()
+    both = {"": next(iter(differences.sections.values()))}
+    sheets = ((short, table), (f"{paired}, both directions", replace(differences, sections=both)))
+    return "\n\n".join(f"{title}:\n\n{sheet.markdown()}" for title, sheet in sheets)
 
 
-def draw(path: Path) -> None:
-    """R@10 of the committed runs as a picture: average and forgetting of each method, mean and deviation."""
-    matplotlib.use("svg")
-    style = {"svg.fonttype": "none", "svg.hashsalt": "avcl", "font.size": 9, "axes.titlesize": 9}
-    with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
-        for number, title in enumerate(("average R@10 after the last task, %", "forgetting, percentage points")):
-            axis = axes[number]
-            for place, method in enumerate(METHODS):
-                for side, colour in enumerate(("#3465a4", "#ce5c00")):
-                    mean, deviation = found(method)[2 * side + number]
-                    y = place + 0.4 * side - 0.2
-                    if mean is not None:
-                        axis.barh(y, mean, 0.36, xerr=deviation, color=colour, ecolor="#888888")
-                        axis.text(0.7, y, text_of(mean, deviation), va="center", color="white", size=7)
-            axis.set_title(f"{title} ({('higher', 'lower')[number]} is better)")
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_yticks(range(len(METHODS)), METHODS)
-        axes[0].invert_yaxis()
-        figure.legend(
-            axes[0].patches[:2], ("audio -> video (a2v)", "video -> audio (v2a)"), loc="outside lower center", ncols=2
-        )
-        figure.savefig(path, metadata={"Date": None})
-        pyplot.close(figure)
+def first_run() -> str:
+    """The same in short: mean recall of both directions, and its difference from ER's."""
+    comparison = compared(stream(), "er")
+    (_, table), _, (_, differences) = comparison.sheets()
+    told = {method: cells[1] for method, cells in next(iter(differences.sections.values()))}
+    rows = [(method, [*cells[:3], told.get(method, Cell())]) for method, cells in table.sections[""]]
+    head = ["average", "forgetting", "learning accuracy", "average, difference from ER (95 % interval)"]
+    return Sheet("method", head, {"": rows}).markdown()
+
+
+def draw_results(path: Path) -> None:
+    """Average and forgetting over tasks, as `avcl plot` draws them."""
+    save(draw(stream(), "curves"), path)
 
 
 def files() -> str:
@@ -132,11 +112,12 @@ def avalanche() -> str:
 
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("plugins/README.md", methods),
+    "first run": ("README.md", first_run),
     "results": ("examples/README.md", results),
     "run files": ("examples/README.md", files),
     "avalanche": ("examples/README.md", avalanche),
 }
-PICTURE = "examples/results/forgetting.svg"
+PICTURE = "examples/results/first_run.svg"
 
 
 def section(name: str, text: str) -> tuple[str, str, str]:
@@ -151,7 +132,7 @@ def main() -> None:
     for name, (path, make) in GENERATED.items():
         before, _, after = section(name, (HOME / path).read_text())
         write_text(HOME / path, before + make() + after)
-    draw(HOME / PICTURE)
+    draw_results(HOME / PICTURE)
 
 
 if __name__ == "__main__":

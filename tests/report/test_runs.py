@@ -123,7 +123,7 @@ def test_what_was_given_is_the_same_for_all_or_told_apart(tmp_path):
         "seeds: 0, 1 (er); 0 (finetune, multitask)",
         "optimizer steps: 288, the same for all",
         "current clips a step: 32, the same for all",
-        "replay buffer: 128 whole clips (float32) (er); none (finetune, multitask)",
+        "replay buffer: bytes of 128 whole clips (float32) (er); none (finetune, multitask)",
     ]
 
 
