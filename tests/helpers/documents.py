@@ -124,6 +124,8 @@ def section(name: str, text: str) -> tuple[str, str, str]:
     """``text`` before, between and after the marks of a generated part."""
     before, start, rest = text.partition(f"<!-- {name}: python tests/helpers/documents.py -->\n")
     inside, end, after = rest.partition(f"\n<!-- {name} -->")
+    if not (start and end):
+        raise ValueError(f"the marks of {name!r} are not there, or nothing stands between them")
     return before + start, inside, end + after
 
 
