@@ -132,7 +132,7 @@ class Run:
                     self._restore(learner, state)
                 self._begin(learner, self.steps_of(learner))
                 self.checkpoint.start(learner.steps)
-                learner.between_batches = self._between_batches(stopping)
+                learner.between_batches = learner.between_eval_batches = self._between_batches(stopping)
                 if state is not None and state["evaluation_due"]:
                     self._evaluate(learner)
                 for task in range(learner.tasks_done, len(self.parts)):

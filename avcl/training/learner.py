@@ -140,9 +140,8 @@ class Learner(BaseSGDTemplate):
             pin_memory=self.device.type == "cuda",
         )
         self.tasks_done = self.batches_done = 0
-        self.between_batches: Callable[[Learner], None] = (
-            _go_on  # in training all state is whole then: a place to save it
-        )
+        self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
+        self.between_eval_batches: Callable[[Learner], None] = _go_on
         self._begin()
         groups = parameter_groups(self.backbone, self.modules(), mine.weight_decay)
         self.optimizer = optimizer_of(groups, mine.optimizer, mine.lr, mine.betas)
@@ -353,7 +352,7 @@ class Learner(BaseSGDTemplate):
                 self.mb_output = self.backbone.embed(self.batch)
             self._after_eval_forward(**kwargs)
             self._after_eval_iteration(**kwargs)
-            self.between_batches(self)
+            self.between_eval_batches(self)
 
     # ---- clips -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from helpers.documents import GENERATED, HOME, PICTURE, draw_results, section, stream
 
-FOLDERS = ("", "plugins/", "plugins/*/*/", "scenarios/", "examples/")
+FOLDERS = ("", "plugins/", "plugins/*/*/", "scenarios/", "examples/", "avcl/*/")
 PAGES = sorted(path for folder in FOLDERS for path in HOME.glob(f"{folder}*.md"))
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())
 STALE = "stale; run `python tests/helpers/documents.py`"

@@ -4,6 +4,7 @@ python tests/helpers/documents.py
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -85,6 +86,33 @@ def first_run() -> str:
     return Sheet("method", head, {"": rows}).markdown()
 
 
+SCORES = {  # what is shown of each raw file, evaluation and score
+    ("pretrained", "classification", "top1"): "classification, top-1",
+    ("pretrained", "event_localization", "balanced_accuracy"): "event localization, mean over classes of accuracy",
+    ("pretrained", "event_localization", "accuracy"): "event localization, all segments (chance: always background)",
+    ("pretrained", "knn", "accuracy"): "k nearest neighbours, top-1",
+    ("pretrained", "linear_probe", "accuracy"): "linear probe, top-1",
+    ("masks-bundled-weights", "segmentation", "miou"): "segmentation, mIoU (chance: the best centre disc)",
+    ("masks-random-weights", "segmentation", "miou"): "segmentation, mIoU, from random weights",
+    ("masks-bundled-weights", "source_localization", "matching/pointing"): "the matching module points at the source "
+    "(chance: the centre)",
+    (
+        "masks-bundled-weights",
+        "source_localization",
+        "matching/ciou_adaptive",
+    ): "the same, success at IoU 0.5 of as many pixels as the source has",
+}
+
+
+def evaluations() -> str:
+    """Scores on the rendered stream beside chance."""
+    rows = ["| | score | chance |", "| --- | ---: | ---: |"]
+    for (file, name, score), what in SCORES.items():
+        found = json.loads((HOME / "examples" / "results" / "evaluations" / f"{file}.json").read_text())[name]
+        rows.append(f"| {what} | {found['scores'][score]:.1f} | {found['chance'][score]:.1f} |")
+    return "\n".join(rows)
+
+
 def draw_results(path: Path) -> None:
     """Average and forgetting over tasks, as `avcl plot` draws them."""
     save(draw(stream(), "curves"), path)
@@ -114,6 +142,7 @@ GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("plugins/README.md", methods),
     "first run": ("README.md", first_run),
     "results": ("examples/README.md", results),
+    "evaluations": ("avcl/evaluation/README.md", evaluations),
     "run files": ("examples/README.md", files),
     "avalanche": ("examples/README.md", avalanche),
 }
