@@ -17,6 +17,7 @@ from avcl.errors import UserError
 from avcl.registry import blamed
 from avcl.scenario import Scenario
 from avcl.settings import Component, build
+from avcl.strategy import Strategy
 
 CPU = torch.device("cpu")
 
@@ -25,13 +26,15 @@ CPU = torch.device("cpu")
 class Frozen:
     """A trained model, as evaluations see it, and the clips to evaluate it on.
 
-    ``backbone`` on ``device`` · ``modules``: those that strategies brought, by name, such as STELLA's ``matching`` ·
+    ``backbone`` on ``device`` · ``strategies``, begun on it; none where it is a metric · ``modules``: those of them whose weights are there, by
+    name, such as STELLA's ``matching`` ·
     ``seed`` of heads, orders and augmentation · ``batch_size``: clips of one forward pass · ``workers``: processes
     that read clips. The last two change no score.
     """
 
     backbone: Backbone
     scenario: Scenario
+    strategies: Sequence[Strategy] = ()
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     device: torch.device = CPU
     seed: int = 0

@@ -153,15 +153,19 @@ def trained(
             "name a run file of fitting clips with --config, or change the scenario with --set scenario.KEY=VALUE"
         )
     backbone.to(device).eval()
-    modules = {}
-    if set(weights.states) - {"backbone"}:
-        learner = Learner(backbone=backbone, strategy=strategies_of(raw), device=device)
-        for name, module in learner.named_modules():
-            if name in weights.states:
-                load_state(module, weights.states[name], weights.source)
-                modules[name] = module.eval()
+    modules, learner = {}, Learner(backbone=backbone, strategy=strategies_of(raw), device=device)
+    for name, module in learner.named_modules():
+        if name in weights.states:
+            load_state(module, weights.states[name], weights.source)
+            modules[name] = module.eval()
     return Frozen(
-        backbone=backbone, scenario=scenario, modules=modules, device=device, seed=raw.get("seed") or 0, **options
+        backbone=backbone,
+        scenario=scenario,
+        strategies=learner.strategies,
+        modules=modules,
+        device=device,
+        seed=raw.get("seed") or 0,
+        **options,
     )
 
 
