@@ -26,9 +26,8 @@ CPU = torch.device("cpu")
 class Frozen:
     """A trained model, as evaluations see it, and the clips to evaluate it on.
 
-    ``backbone`` on ``device`` · ``strategies``, begun on it; none where it is a metric · ``modules``: those of them whose weights are there, by
-    name, such as STELLA's ``matching`` ·
-    ``seed`` of heads, orders and augmentation · ``batch_size``: clips of one forward pass · ``workers``: processes
+    ``backbone`` on ``device`` · ``strategies``, begun on it; none in a metric · ``modules``: those of strategies whose
+    weights are there, by name, such as STELLA's ``matching`` · ``seed`` of heads, orders and augmentation · ``batch_size``: clips of one forward pass · ``workers``: processes
     that read clips. The last two change no score.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import PositiveInt
 
@@ -38,7 +38,7 @@ class SelectionEvaluation(Evaluation):
 
     def evaluate(self, model: Frozen) -> Scores:
         """Score the method and the baselines on the same clips of every task."""
-        tasks = [model.scenario.clips(task, "eval") for task in range(len(model.scenario.task_names))]
+        tasks: list[Any] = [model.scenario.clips(task, "eval") for task in range(len(model.scenario.task_names))]
         if any(truth_of(clips) is None for clips in tasks):
             raise self.unsuited(model.scenario, "truth")
         method = selecting(model.strategies)
@@ -52,7 +52,7 @@ class SelectionEvaluation(Evaluation):
             rows = [
                 selection_scores(scorer, model.backbone, clips, clips=self.clips, seed=model.seed) for clips in tasks
             ]
-            found = {key: [100 * row[key] for row in rows if row[key] is not None] for key in rows[0]}
+            found = {key: [100 * value for row in rows if (value := row[key]) is not None] for key in rows[0]}
             means = {key: sum(values) / len(values) for key, values in found.items() if values}
             details[name] = dict(zip(model.scenario.task_names, rows, strict=True))
             for key, value in means.items():
@@ -64,7 +64,7 @@ class SelectionEvaluation(Evaluation):
                 by_chance = CHANCE.get(score, means.get(f"{kind}/{beside}"))
                 if by_chance is not None:
                     chance[f"{name}/{key}"] = by_chance
-        count = sum(min(self.clips, len(clips)) for clips in tasks)  # type: ignore[arg-type]
+        count = sum(min(self.clips, len(clips)) for clips in tasks)
         blind = frozenset(name for name in scores if name.endswith("entropy"))
         return Scores(scores=scores, chance=chance, clips=count, lower_is_better=blind, details={"tasks": details})
 
