@@ -27,8 +27,8 @@ class Frozen:
     """A trained model, as evaluations see it, and the clips to evaluate it on.
 
     ``backbone`` on ``device`` · ``strategies``, begun on it; none in a metric · ``modules``: those of strategies whose
-    weights are there, by name, such as STELLA's ``matching`` · ``seed`` of heads, orders and augmentation · ``batch_size``: clips of one forward pass · ``workers``: processes
-    that read clips. The last two change no score.
+    weights are there, by name, such as STELLA's ``matching`` · ``seed`` of heads, orders and augmentation ·
+    ``batch_size``: clips of one forward pass · ``workers``: processes that read clips. The last two change no score.
     """
 
     backbone: Backbone
