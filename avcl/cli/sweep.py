@@ -42,6 +42,16 @@ def sweep(
     sets: Sets = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder of the run folders, METHOD[-KEY=VALUE]-SEED.")] = Path("runs/sweep"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each on its share of the CPU cores.")] = 1,
+    slurm: Annotated[
+        list[str],
+        typer.Option(
+            "--slurm",
+            metavar="KEY=VALUE...",
+            help="Submit each run as a job of Slurm's, with these options of submitit's: timeout_min=600 "
+            "slurm_partition=gpu gpus_per_node=1.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
     against: Against = "",
     device: Device = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train and write nothing.")] = False,
@@ -50,9 +60,10 @@ def sweep(
 
     The same command goes on where it was stopped: what is finished is not run again.
     """
-    from avcl.config.files import read_choices
+    from avcl.config.files import read_choices, with_sets
     from avcl.errors import UserError, nearest
 
+    cluster = with_sets({}, slurm) if slurm else None
     choices = read_choices(vary, "--vary")
     chosen = seeds_of(seeds)
     kind = _budget(budget)
@@ -75,7 +86,7 @@ def sweep(
         write(table(planned).table(f"{len(planned)} runs"), *told, *measured)
         return
     about = {"file": str(config), "vary": choices, "seeds": chosen, "budget": note, "command": sys.argv[1:]}
-    wrong = run_all(planned, jobs, about, out)
+    wrong = run_all(planned, jobs, about, out, cluster)
     if finished := [job.folder.path for job in planned if job.state == "finished"]:
         write(*told, *measured, *for_terminal(streams_of(find_runs(finished)), against))
     if wrong:

@@ -126,11 +126,14 @@ def table(jobs: Iterable[Job]) -> Sheet:
     return Sheet("run folder", ["method", "seed", "state"], {"": rows})
 
 
-def run_all(jobs: Sequence[Job], parallel: int, note: Mapping[str, Any], out: Path) -> dict[str, str]:
+def run_all(
+    jobs: Sequence[Job], parallel: int, note: Mapping[str, Any], out: Path, slurm: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """Train what is not finished, ``parallel`` runs at a time; returns what went wrong, by the name of the run.
 
     A run that fails does not stop the others. ``note`` is kept in ``sweep.json``, with what became of each run. With
-    several at a time each says what it has to say in ``logs/NAME.log``. A signal to stop ends in StoppedError, and
+    several at a time each says what it has to say in ``logs/NAME.log``. ``slurm``: options of submitit's, by which each
+    run is a job of a cluster, logged in ``logs/`` by its number. A signal to stop ends in StoppedError, and
     leaves what can be resumed by the same command.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +141,8 @@ def run_all(jobs: Sequence[Job], parallel: int, note: Mapping[str, Any], out: Pa
     _write(out, note, jobs, wrong)
     todo = [job for job in jobs if job.state != "finished"]
     try:
-        for done, (job, told) in enumerate(_trained(todo, parallel, out), 1):
+        trained = _trained(todo, parallel, out) if slurm is None else _submitted(todo, parallel, out, slurm)
+        for done, (job, told) in enumerate(trained, 1):
             log.info("%s: %s (%d of %d)", job.folder, told or "finished", done, len(todo))
             if told:
                 wrong[job.name] = told
@@ -202,6 +206,40 @@ def _apart(job: Job, threads: int, here: Path, logs: Path) -> tuple[Job, str, bo
             return job, train_job(job), False
         except StoppedError as stopped:
             return job, str(stopped), True
+
+
+def _submitted(jobs: Sequence[Job], parallel: int, out: Path, options: Mapping[str, Any]) -> Iterator[tuple[Job, str]]:
+    """Each run as a job of Slurm's, in an array of which ``parallel`` run at a time, if that is more than one."""
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--slurm needs a missing package; run `python -m pip install submitit`") from None
+    cluster = str(options.get("cluster", "slurm"))
+    settings = {key: value for key, value in options.items() if key != "cluster"}
+    if cluster == "slurm" and parallel > 1:
+        settings["slurm_array_parallelism"] = parallel
+    try:
+        executor = submitit.AutoExecutor(folder=out / "logs", cluster=cluster)
+        executor.update_parameters(**settings)
+        with executor.batch():
+            pending = {executor.submit(_there, job, Path.cwd()): job for job in jobs}
+    except (NameError, TypeError, ValueError, RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"--slurm: {' '.join(str(error).split())}") from None
+    log.info("%d jobs are submitted to %s; their output is in %s", len(pending), cluster, out / "logs")
+    for job in submitit.helpers.as_completed(list(pending)):
+        failed = job.exception()
+        yield pending[job], job.result() if failed is None else str(failed).strip().splitlines()[-1]
+
+
+def _there(job: Job, here: Path) -> str:
+    """On a node of the cluster, in the folder where the sweep was started."""
+    os.chdir(here)
+    logging.basicConfig(format="avcl: %(message)s", force=True)
+    logging.getLogger("avcl").setLevel(logging.INFO)
+    try:
+        return train_job(job)
+    except StoppedError as stopped:
+        return str(stopped)
 
 
 def _write(out: Path, note: Mapping[str, Any], jobs: Iterable[Job], wrong: Mapping[str, str]) -> None:

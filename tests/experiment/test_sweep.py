@@ -213,3 +213,33 @@ def test_a_sweep_of_nothing_new_starts_no_processes(file, monkeypatch):
 
 def test_a_value_given_twice_is_one_run(file, tmp_path):
     assert names(plan(file, ["er", "er"], {"learner.lr": [0.001, 1e-3]}, [0], tmp_path)) == ["er-learner.lr=0.001-0"]
+
+
+def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch):
+    """As on a cluster, in processes of their own; one fails, the other comes to the same results as without."""
+    words = ["--methods", "er", "--seeds", "2"]
+    assert sweep(*words).exit_code == 0
+    whole = (tmp_path / "out" / "er-1" / "results.json").read_bytes()
+    (tmp_path / "out").rename(tmp_path / "before")
+    (tmp_path / "out" / "er-0").mkdir(parents=True)
+    (tmp_path / "out" / "er-0" / "note.txt").write_text("not a run's")
+    done = sweep(*words, "--slurm", "cluster=local", "timeout_min=5")
+    assert done.exit_code == 1
+    assert "er-0 failed: out/er-0: holds other files than a run's (note.txt)" in done.stderr
+    found, expected = json.loads((tmp_path / "out" / "er-1" / "results.json").read_text()), json.loads(whole)
+    assert found["metrics"]["retrieval"] == expected["metrics"]["retrieval"]
+    assert any("task 2/2 family_2" in path.read_text() for path in (tmp_path / "out" / "logs").rglob("*.err"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["timeout_min=5"], "avcl: --slurm: "),
+        (["cluster=local", "timeoutmin=5"], "avcl: --slurm: "),
+        (["timeout_min"], "avcl: --set timeout_min: must be key=value"),
+    ],
+)
+def test_slurm_that_is_not_there_or_not_asked_rightly_is_one_line(file, words, told):
+    done = sweep("--methods", "er", "--seeds", "0,", "--slurm", *words)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.splitlines()[-1].startswith(told)
