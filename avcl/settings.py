@@ -180,6 +180,8 @@ def _no_truth_as_number(value: Any, handler: Callable[[Any], Any]) -> Any:
         result = handler(value)
     except OverflowError:
         raise ValueError("is too large for a number") from None
+    if isinstance(result, int) and abs(result) >= 2**63:
+        raise ValueError("is too large for a number")
     if _truth_as_number(value, result):
         raise ValueError("must be a number, not true or false")
     return result
