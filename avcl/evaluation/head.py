@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from avcl.evaluation.protocol import Evaluation
-from avcl.settings import Fraction
+from avcl.settings import Fraction, Moment
 from avcl.utils.seeding import generator
-
-Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,7 @@ from avcl.errors import UserError
 from avcl.evaluation.features import all_clips, features
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores
 from avcl.hookspecs import hookimpl
-from avcl.metrics.chance import median_rank_chance, recall_chance
-from avcl.metrics.retrieval import MEDIAN, retrieval_scores
+from avcl.metrics.retrieval import MEDIAN, chance_of, retrieval_scores
 
 KS = (1, 5, 10)
 
@@ -41,19 +40,11 @@ class ZeroShotRetrieval(Evaluation):
         table, queries = retrieval_scores(found.task[kept], audio, video, KS)
         return Scores(
             scores={name: sum(row) / len(row) for name, row in table.items()},
-            chance={name: _chance(name, gallery) for name in table},
+            chance={name: chance_of(name, KS, gallery)[0] for name in table},
             clips=gallery,
             lower_is_better=frozenset(name for name in table if name.endswith(MEDIAN)),
             details={"gallery": gallery, "queries": queries, "per_task": table},
         )
-
-
-def _chance(name: str, gallery: int) -> float:
-    last = name.partition("/")[2]
-    if last == MEDIAN:
-        return median_rank_chance(gallery)[0]
-    ks: Iterable[int] = KS if last == "R@mean" else (int(last[2:]),)
-    return recall_chance(tuple(ks), gallery)[0]
 
 
 @hookimpl

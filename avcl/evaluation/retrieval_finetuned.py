@@ -10,9 +10,9 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch.utils.data import Subset
 
 from avcl.compat import benchmark_from_datasets
@@ -21,10 +21,9 @@ from avcl.evaluation.protocol import Evaluation, Frozen, Scores
 from avcl.evaluation.retrieval import ZeroShotRetrieval
 from avcl.hookspecs import hookimpl
 from avcl.scenario import as_avalanche
+from avcl.settings import Moment
 from avcl.strategy import Strategy
 from avcl.training.learner import Learner
-
-Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(kw_only=True)

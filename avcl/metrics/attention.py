@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from avcl.compat import MetricValue, PluginMetric
-from avcl.metrics.selection import AT_ONCE, KINDS, fixed_clips, selecting, whole_clips
+from avcl.metrics.selection import AT_ONCE, KINDS, fixed_clips, known_mean, selecting, whole_clips
 from avcl.registry import blamed
 from avcl.scenario import Scenario
 from avcl.strategy import Strategy
@@ -91,7 +91,7 @@ class AttentionForgetting(PluginMetric[dict[str, Any]]):
         found = {}
         for kind in KINDS if self.maps else ():
             matrix = [
-                [_mean(self.correlation(kind, after, task)) for task in range(len(row))]
+                [known_mean(self.correlation(kind, after, task)) for task in range(len(row))]
                 for after, row in enumerate(self.maps)
             ]
             earlier = [[value for value in row[:-1] if value is not None] for row in matrix]
@@ -108,8 +108,3 @@ class AttentionForgetting(PluginMetric[dict[str, Any]]):
 
     def __str__(self) -> str:
         return "attention"
-
-
-def _mean(values: Tensor) -> float | None:
-    known = values[~values.isnan()]
-    return float(known.mean()) if len(known) else None

@@ -63,6 +63,14 @@ def _places(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return nearer, (similarity == own).sum(1, keepdim=True).clamp(min=1)
 
 
+def chance_of(key: str, ks: Sequence[int], gallery: int) -> tuple[float, float]:
+    """Chance of a measure of ``retrieval_scores``, and its deviation; ``ks``: those of the mean recall."""
+    name = key.partition("/")[2]
+    if name == MEDIAN:
+        return median_rank_chance(gallery)
+    return recall_chance(ks if name == "R@mean" else (int(name[2:]),), gallery)
+
+
 class Retrieval(PluginMetric[dict[str, Any]]):
     """Recall at 1, 5 and 10 and median rank of every task's clips in the gallery of all tasks, both ways.
 
@@ -170,11 +178,9 @@ class Retrieval(PluginMetric[dict[str, Any]]):
 
     def _chance(self, key: str) -> dict[str, Any]:
         """What a measure is at chance, in which gallery, and which way it gets better."""
-        name = key.partition("/")[2]
-        ks = self.ks if name == "R@mean" else (int(name[2:]),) if name != MEDIAN else ()
-        chance, deviation = recall_chance(ks, self.gallery) if ks else median_rank_chance(self.gallery)
+        chance, deviation = chance_of(key, self.ks, self.gallery)
         about = {"gallery": self.gallery, "chance": chance, "chance_deviation": deviation}
-        return {**about, "higher_is_better": name != MEDIAN}
+        return {**about, "higher_is_better": not key.endswith(MEDIAN)}
 
     @property
     def _seen(self) -> list[int]:

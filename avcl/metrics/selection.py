@@ -184,7 +184,7 @@ def selection_scores(
             freqs = backbone.grid.freqs if kind == "audio" else 1
             for key, value in _compared(choice, visible, source.share[kind], source.patches[kind], freqs):
                 rows.setdefault(f"{kind}/{key}", []).append(value)
-    return {key: _mean(torch.cat(values)) for key, values in rows.items()}
+    return {key: known_mean(torch.cat(values)) for key, values in rows.items()}
 
 
 def _compared(
@@ -205,7 +205,8 @@ def _compared(
     yield "entropy", entropy(importance)
 
 
-def _mean(values: Tensor) -> float | None:
+def known_mean(values: Tensor) -> float | None:
+    """The mean of what is not NaN; None where nothing is left."""
     known = values[~values.isnan()]
     return float(known.mean()) if len(known) else None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avcl.report.runs import FoundRun, Stream
+from avcl.training.loading import Batches
 
 
 def budget_lines(stream: Stream) -> list[str]:
@@ -44,10 +45,9 @@ MEASURED = {"budget": "budget of the sweep", "buffer_bytes": "replay buffer when
 def steps_of(manifest: Mapping[str, Any]) -> int:
     """Optimizer steps over the whole stream, as the learner counts them."""
     learner, processes = manifest["settings"]["learner"], manifest.get("processes", 1)
-    mine = [clips // processes for clips in manifest["clips"]]
-    size = learner["batch_size"]
-    batches = sum(clips // size if learner["drop_last"] else -(-clips // size) for clips in mine)
-    return int(batches * learner["epochs"] // learner["accumulate"])
+    size, epochs, drop_last = learner["batch_size"], learner["epochs"], learner["drop_last"]
+    tasks = [Batches(clips, size, epochs, 0, 0, drop_last, world=processes) for clips in manifest["clips"]]
+    return sum(batches.per_epoch for batches in tasks) * epochs // learner["accumulate"]
 
 
 def _buffer(section: Any) -> str:

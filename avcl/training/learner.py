@@ -8,10 +8,10 @@ import logging
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from avcl.backbones.protocol import Backbone
@@ -19,7 +19,7 @@ from avcl.clip import Clip, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
 from avcl.errors import UserError
 from avcl.registry import blamed
-from avcl.settings import Fraction, Seed, Setting, fields, validate
+from avcl.settings import Fraction, Moment, Seed, Setting, fields, validate
 from avcl.strategy import Strategy
 from avcl.training import verdicts
 from avcl.training.callbacks import Callback
@@ -31,7 +31,6 @@ from avcl.utils import seeding
 
 log = logging.getLogger(__name__)
 
-Moment = Annotated[float, Field(ge=0, lt=1)]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -27,16 +27,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def named_by_content(folder: Path, name: str) -> Iterator[BinaryIO]:
     """A binary file to be written from front to back; on the disk it gets ``name`` with its SHA-256 in place of {}."""
-    aside, content = folder / f"{uuid.uuid4().hex}.writing", hashlib.sha256()
-    try:
-        with aside.open("wb") as file:
-            yield cast(BinaryIO, _Hashing(file, content.update))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, folder / name.format(content.hexdigest()))
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    content = hashlib.sha256()
+    aside = folder / f"{uuid.uuid4().hex}.writing"
+    with _renamed(aside, lambda: folder / name.format(content.hexdigest())) as file:
+        yield cast(BinaryIO, _Hashing(file, content.update))
 
 
 class _Hashing:
@@ -114,14 +108,14 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def _renamed(aside: Path, path: Path) -> Iterator[BinaryIO]:
+def _renamed(aside: Path, path: Path | Callable[[], Path]) -> Iterator[BinaryIO]:
     """What was written is on the disk before it has its name; after a failure its space is free again."""
     try:
         with aside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(aside, path() if callable(path) else path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
