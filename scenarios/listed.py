@@ -19,7 +19,7 @@ from avcl.data.source import Source
 from avcl.errors import BadClip, UserError, nearest
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
-from avcl.scenarios.selection import Selection, media_files
+from avcl.scenarios.selection import Selection, list_path, media_files
 from avcl.scenarios.splits import Categories, bundled, key, read_categories, wrong_order
 
 log = logging.getLogger(__name__)
@@ -137,8 +137,7 @@ class Listed(FileScenario):
         """Where a list lies: in avcl, below the root, or else in the store."""
         if own := bundled(".csv").get(name):
             return own
-        kept = Path(self.store or "").expanduser() / "lists" / name
-        return kept if self.store and kept.is_file() and not (self._root / name).is_file() else self._root / name
+        return list_path(self._root, self.store, name)
 
     @cached_property
     def _categories(self) -> Categories:

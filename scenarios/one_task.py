@@ -12,7 +12,7 @@ from avcl.data.file_scenario import SPLITS, FileScenario
 from avcl.data.source import Source
 from avcl.errors import UserError
 from avcl.scenario import Split
-from avcl.scenarios.selection import Selection, media_files
+from avcl.scenarios.selection import Selection, list_path, media_files
 
 
 class Entry(NamedTuple):
@@ -93,8 +93,7 @@ class OneTask(FileScenario):
 
     def _list(self, name: str) -> Path:
         """Where a list lies: below the root, or else in the store."""
-        kept = Path(self.store or "").expanduser() / "lists" / name
-        return kept if self.store and kept.is_file() and not (self._root / name).is_file() else self._root / name
+        return list_path(self._root, self.store, name)
 
     @cached_property
     def _entries(self) -> dict[Split, list[Entry]]:

@@ -17,6 +17,12 @@ log = logging.getLogger(__name__)
 YOUTUBE = re.compile(r"Y?([\w-]{11})_[\d._]+")
 
 
+def list_path(root: Path, store: str | None, name: str) -> Path:
+    """Where a list lies: below the root, or else in the store."""
+    kept = Path(store or "").expanduser() / "lists" / name
+    return kept if store and kept.is_file() and not (root / name).is_file() else root / name
+
+
 @dataclass
 class Selection:
     """Clips by split, clips left out, and clips to pre-train on."""
