@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from avcl.errors import HiddenError
+from avcl.utils import distributed
 
 
 class Shape(NamedTuple):
@@ -110,7 +112,8 @@ class Clip:
     ``video (B, V, p*p*3)`` pixels in the order (row, column, channel) · ``audio (B, A, p*p)`` in the order
     (time, mel) · ``video_at (B, V)``, ``audio_at (B, A)`` long positions on the full grid · ``index (B,)``
     the clip's number in its scenario · ``label (B,)``, ``task (B,)`` for evaluation only: where they are
-    hidden, reading them raises HiddenError.
+    hidden, reading them raises HiddenError · ``parts``: lengths of the batches that were put together to this one,
+    each of which is spread over the processes on its own.
     """
 
     video: Tensor
@@ -120,8 +123,11 @@ class Clip:
     index: Tensor
     label: Tensor = field(default_factory=lambda: None, repr=False)  # type: ignore[assignment]
     task: Tensor = field(default_factory=lambda: None, repr=False)  # type: ignore[assignment]
+    parts: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", (len(self.video),))
         for name in ("label", "task"):
             if getattr(self, name) is None:
                 object.__delattr__(self, name)
@@ -166,7 +172,8 @@ class Clip:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are not hidden, by field name."""
-        return {f.name: self.__dict__[f.name] for f in dataclasses.fields(self) if f.name in self.__dict__}
+        held = {f.name: self.__dict__[f.name] for f in dataclasses.fields(self) if f.name in self.__dict__}
+        return {key: value for key, value in held.items() if key != "parts"}
 
     def masked(self) -> Clip:
         """The same clips with label and task hidden."""
@@ -174,7 +181,7 @@ class Clip:
 
     def take(self, video_idx: Tensor, audio_idx: Tensor) -> Clip:
         """Select the patches at ``video_idx (B, V')`` and ``audio_idx (B, A')``, indices into this clip's own."""
-        return self._replace(
+        return self.replace(
             video=_rows(self.video, video_idx),
             audio=_rows(self.audio, audio_idx),
             video_at=self.video_at.gather(1, video_idx),
@@ -183,18 +190,38 @@ class Clip:
 
     def sample(self, video: int, audio: int, generator: torch.Generator) -> Clip:
         """A random subset of each clip's patches: ``video`` and ``audio`` of them, in the order of their place."""
-        drawn = random_positions(self.video_at, video, generator), random_positions(self.audio_at, audio, generator)
-        return self.take(*drawn)
+        return self.take(self.draw("video", video, generator), self.draw("audio", audio, generator))
+
+    def draw(self, side: str, keep: int, generator: torch.Generator) -> Tensor:
+        """``keep`` of the places of each clip's ``video`` or ``audio`` patches, uniformly, ascending: (B, keep)."""
+        return self.noise(side, generator).argsort(1)[:, :keep].sort(1).values.to(self.video.device)
+
+    def noise(self, side: str, generator: torch.Generator | None) -> Tensor:
+        """A uniform number for each of the ``video`` or ``audio`` patches, (B, L), on the CPU.
+
+        Drawn for the clips of all processes, whose generators stay alike; each gets the numbers of its own.
+        """
+        return distributed.rand(self.parts, getattr(self, side).shape[1], generator)
 
     def to(self, *args: Any, **kwargs: Any) -> Clip:
         """Move, or cast the patches, as ``Tensor.to`` does; positions, index, label and task stay 64-bit integers."""
         patches = {key: getattr(self, key).to(*args, **kwargs) for key in ("video", "audio")}
         device = patches["video"].device
         whole = {key: value.to(device).long() for key, value in self.tensors().items() if key not in patches}
-        return Clip(**patches, **whole)
+        return Clip(**patches, **whole, parts=self.parts)
 
     def __getitem__(self, rows: slice | Tensor) -> Clip:
-        return Clip(**{key: value[rows] for key, value in self.tensors().items()})
+        parts = self._parts_of(rows) if isinstance(rows, slice) else ()
+        return Clip(**{key: value[rows] for key, value in self.tensors().items()}, parts=parts)
+
+    def _parts_of(self, rows: slice) -> tuple[int, ...]:
+        """The parts that ``rows`` are; none where they begin or end within one."""
+        ends = [0, *itertools.accumulate(self.parts)]
+        start, stop, _ = rows.indices(len(self))
+        # a part may be empty in this process: then what begins where it does begins with it, at its own number
+        begin = 0 if rows.start is None else _find(ends, start, 1)
+        end = len(self.parts) if rows.stop is None else _find(ends, stop, begin + 1)
+        return self.parts[begin:end] if ends[begin] == start else ()
 
     def __add__(self, other: Clip) -> Clip:
         """Concatenate two batches. What is hidden in either is hidden in the sum."""
@@ -205,13 +232,20 @@ class Clip:
                     f"clips with {mine[side].shape[1]} and {theirs[side].shape[1]} {side} patches "
                     "cannot form one batch: take() as many from both"
                 )
-        return Clip(**{key: torch.cat([mine[key], theirs[key]]) for key in mine if key in theirs})
+        both = {key: torch.cat([mine[key], theirs[key]]) for key in mine if key in theirs}
+        return Clip(**both, parts=self.parts + other.parts)
 
     def __len__(self) -> int:
         return len(self.video)
 
-    def _replace(self, **changes: Tensor) -> Clip:
-        return Clip(**{**self.tensors(), **changes})
+    def replace(self, **changes: Tensor) -> Clip:
+        """The same clips with some of their tensors changed."""
+        return Clip(**{**self.tensors(), **changes}, parts=self.parts)
+
+
+def _find(numbers: list[int], number: int, first: int) -> int:
+    """Where ``number`` is, from place ``first`` on; 0 where it is not."""
+    return next((place for place in range(first, len(numbers)) if numbers[place] == number), 0)
 
 
 def _rows(patches: Tensor, index: Tensor) -> Tensor:
@@ -222,8 +256,3 @@ def _rows(patches: Tensor, index: Tensor) -> Tensor:
     first = patches.shape[1] * torch.arange(len(patches), device=index.device)
     chosen = patches.flatten(0, 1).index_select(0, (index + first[:, None]).flatten())
     return chosen.unflatten(0, index.shape)
-
-
-def random_positions(at: Tensor, keep: int, generator: torch.Generator) -> Tensor:
-    """``keep`` of the places of ``at (B, L)``, uniformly for each row, ascending: (B, keep)."""
-    return torch.rand(at.shape, generator=generator).argsort(1)[:, :keep].sort(1).values.to(at.device)

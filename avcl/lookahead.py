@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avcl.clip import Clip
+from avcl.utils import distributed
 
 if TYPE_CHECKING:
     from avcl.training.view import LearnerView
@@ -22,7 +23,7 @@ def virtual_step(learner: LearnerView, clip: Clip) -> dict[str, Tensor]:
     the optimizer takes the step on copies of the weights: whatever optimizer it is, with its moments, its
     learning rate and weight decay of each group, the result is the real step's to the last bit, and neither
     weights, nor gradients, nor the optimizer's state are touched. Gradients are clipped as the learner
-    clips them. They are this process's own, without those that wait from earlier batches.
+    clips them. They are those of all processes, without those that wait from earlier batches.
 
     Where half precision overflows, the learner leaves the step out: the result is empty, which means
     unchanged weights.
@@ -31,9 +32,10 @@ def virtual_step(learner: LearnerView, clip: Clip) -> dict[str, Tensor]:
     masks = backbone.draw_masks(clip, learner.generators["auxiliary"])
     names = {parameter: name for name, parameter in backbone.named_parameters()}
     trained = [p for group in optimizer.param_groups for p in group["params"] if p in names and p.requires_grad]
-    found = gradients(learner, backbone(clip, masks).loss.mean(), trained)
+    found = gradients(learner, distributed.mean(backbone(clip, masks).loss), trained)
     if found is None:
         return {}
+    found = distributed.total(found)
     copies: dict[int, nn.Parameter] = {}
     twin = copy.deepcopy(optimizer, copies)
     for parameter, gradient in zip(trained, found, strict=True):
@@ -47,12 +49,16 @@ def virtual_step(learner: LearnerView, clip: Clip) -> dict[str, Tensor]:
 def gradients(learner: LearnerView, loss: Tensor, of: Sequence[Tensor]) -> list[Tensor | None] | None:
     """Gradients of ``loss`` with respect to each tensor (None for an unused one); no ``.grad`` changes.
 
+    ``loss``: this process's part of a mean. Of what all processes have, such as weights, the gradients are parts of a
+    sum over them; of its own clips they are whole.
+
     In fp16 the loss is scaled on the way, as the learner's own is. None where that overflowed.
     """
     scaler = learner.update.scaler
-    found: list[Tensor | None] = list(torch.autograd.grad(scaler.scale(loss), of, allow_unused=True))
+    scaled = scaler.scale(loss / distributed.world_size() if distributed.spread() else loss)
+    found: list[Tensor | None] = list(torch.autograd.grad(scaled, of, allow_unused=True))
     if not scaler.is_enabled():
         return found
     found = [None if gradient is None else gradient / scaler.get_scale() for gradient in found]
     finite = all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None)
-    return found if finite else None
+    return None if any(distributed.any_of(not finite)) else found

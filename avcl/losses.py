@@ -19,7 +19,7 @@ def contrastive(audio: Tensor, video: Tensor, temperature: float, *, both: bool 
     video to audio (CAV-MAE, arXiv 2210.07839, equation 5 as its code has it).
     """
     audio, video = _unit(audio), _unit(video)
-    own = torch.arange(len(audio), device=audio.device) + distributed.rank() * len(audio)
+    own = torch.arange(len(audio), device=audio.device) + distributed.place(len(audio)).start
     # bfloat16 keeps two or three digits of a logit of 20: too few for a softmax
     with torch.autocast(audio.device.type, enabled=False):
         loss = F.cross_entropy(video @ distributed.gather(audio).T / temperature, own, reduction="none")

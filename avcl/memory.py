@@ -15,7 +15,7 @@ from torch import Tensor
 from avcl.clip import Clip
 from avcl.errors import UserError
 from avcl.settings import Component
-from avcl.utils.distributed import world_size
+from avcl.utils import distributed
 
 _POSITION = torch.int16  # a grid has far fewer than 32,768 patches
 _CLIP_PARTS = ("video", "audio", "video_at", "audio_at", "index")
@@ -56,10 +56,11 @@ class Memory(Component):
 
     J. S. Vitter, *Random sampling with a reservoir*, 1985. Each offered clip, in order: while there is room it
     takes the next slot; afterwards it draws one of ``seen + 1`` numbers and overwrites that slot if there is one.
-    Every clip stays with probability ``capacity / seen`` exactly.
+    Every clip stays with probability ``capacity / seen`` exactly. Several processes share one memory: they draw the
+    same numbers, slots are dealt to them in turn, and clips travel to where they are stored or replayed.
 
     Args:
-        capacity: Clips over all processes; each holds ``capacity // world_size`` of its own.
+        capacity: Clips, over all processes: each holds an even share of them.
         budget_bytes: Instead of capacity, as many clips as fit into so many bytes; null for capacity.
         dtype: Precision in which patches, embeddings and scores are stored.
     """
@@ -73,7 +74,7 @@ class Memory(Component):
         self.generator = generator
         self.seen = 0
         self._rows: dict[str, Tensor] = {}
-        self._slots = (self.capacity if capacity is None else capacity) // world_size()
+        self._slots = self.capacity if capacity is None else capacity
 
     def add(self, clip: Clip, **extra: Tensor) -> None:
         """Offer B clips, each with its row of every ``extra (B, ...)``; all are copied, none is kept alive.
@@ -85,30 +86,35 @@ class Memory(Component):
         if not self._rows:
             self._reserve(rows)
         self._check(rows)
-        taken = self._place(len(clip))
-        if taken:
-            slots, source = torch.tensor(list(taken)), torch.tensor(list(taken.values()))
-            for key, value in rows.items():
-                self._rows[key][slots] = value[source]
+        where = distributed.place(len(clip))
+        taken = {slot: row - where.start for slot, row in self._place(where.total).items()}
+        mine = {slot: row for slot, row in taken.items() if 0 <= row < len(clip)}
+        source = torch.tensor(list(mine.values()), dtype=torch.long)
+        self._store(torch.tensor(list(mine), dtype=torch.long), {key: value[source] for key, value in rows.items()})
 
     def sample(self, count: int) -> Past:
-        """``min(count, len)`` distinct clips, uniformly; raises ValueError when there are none."""
+        """``min(count, len)`` distinct clips over all processes, uniformly, of which each gets an even share.
+
+        Raises ValueError when there are none.
+        """
         if not len(self):
             raise ValueError("memory.sample: the memory is empty; ask len(memory) first")
-        return self.read(torch.randperm(len(self), generator=self.generator)[:count])
+        drawn = torch.randperm(len(self), generator=self.generator)[:count]
+        return self.read(drawn[distributed.share_of(len(drawn))])
 
     def read(self, slots: Tensor) -> Past:
-        """The clips in ``slots (R,)``."""
-        rows = {key: value[slots] for key, value in self._rows.items()}
+        """The clips in ``slots (R,)``, whichever process holds them."""
+        world = distributed.world_size()
+        rows = distributed.take(self._rows, slots % world, slots // world)
         clip = Clip(**{key: rows.pop(key) for key in _CLIP_PARTS})
         return Past(slots, clip.to(clip.video.dtype), rows)
 
     def write(self, slots: Tensor, **tensors: Tensor) -> None:
         """Overwrite named parts (``video``, ``audio`` or an extra) of ``slots (R,)``; the rest stays as it is."""
-        for key, value in tensors.items():
+        for key in tensors:
             if key not in self._rows:
                 raise ValueError(f"memory.write: nothing called {key!r} is stored; stored: {', '.join(self._rows)}")
-            self._rows[key][slots] = self._stored(key, value)
+        self._store(slots, {key: self._stored(key, value) for key, value in tensors.items()})
 
     @property
     def nbytes(self) -> int:
@@ -118,23 +124,46 @@ class Memory(Component):
     @property
     def full_bytes(self) -> int:
         """Bytes that a full memory takes, known once something was offered."""
-        return sum(value.numel() * value.element_size() for value in self._rows.values())
+        return self._slots * self._item_bytes(self._rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on identically, the generator included; rows are the memory's own, not copies."""
-        filled = {key: _front(value, len(self)) for key, value in self._rows.items()}
+        """Everything needed to go on identically, the generator included; rows are the memory's own, not copies.
+
+        Of several processes each has its own ``rows``; all else is the same.
+        """
+        held = len(self._mine(len(self)))
+        filled = {key: _front(value, held) for key, value in self._rows.items()}
         return {"seen": self.seen, "slots": self._slots, "generator": self.generator.get_state(), "rows": filled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; the capacity is the saved one's."""
+        """Go on from ``state``, with the saved capacity; ``rows`` may be a list, of the processes that saved them."""
         self.seen, self._slots, self._rows = state["seen"], state["slots"], {}
         self.generator.set_state(state["generator"])
-        for key, value in state["rows"].items():
-            self._rows[key] = value.new_empty((self._slots, *value.shape[1:]))
-            self._rows[key][: len(value)] = value
+        saved = state["rows"] if isinstance(state["rows"], list) else [state["rows"]]
+        if saved[0]:
+            self._make(saved[0])
+            slots = torch.tensor(self._mine(len(self)), dtype=torch.long)
+            for process, rows in enumerate(saved):
+                here = (slots % len(saved) == process).nonzero().squeeze(1)
+                for key, value in rows.items():
+                    self._rows[key][here] = value[slots[here] // len(saved)]
 
     def __len__(self) -> int:
         return min(self.seen, self._slots) if self._rows else 0
+
+    def _mine(self, slots: int) -> range:
+        """Those of the first ``slots`` that this process holds: they are dealt in turn, one by one."""
+        return range(distributed.rank(), slots, distributed.world_size())
+
+    def _store(self, slots: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Put rows (N, ...) into ``slots (N,)``, in the processes that hold them."""
+        world = distributed.world_size()
+        if world > 1:
+            came, _ = distributed.send({**rows, "": slots}, slots % world)
+            slots = came.pop("")
+            rows = came
+        for key, value in rows.items():
+            self._rows[key][slots // world] = value
 
     def _place(self, count: int) -> dict[int, int]:
         """Which of ``count`` offered rows go where: slot to row, the last of several for one slot."""
@@ -157,13 +186,17 @@ class Memory(Component):
     def _reserve(self, rows: Mapping[str, Tensor]) -> None:
         each = self._item_bytes(rows)
         if self.budget_bytes is not None:
-            self._slots = self.budget_bytes // world_size() // each
-        if (room := _machine_bytes() // max(each, 1)) < self._slots:
+            self._slots = self.budget_bytes // each
+        if (room := _machine_bytes() // max(each, 1)) < len(self._mine(self._slots)):
             raise UserError(
                 f"memory.capacity: {self._slots:,} clips of {each:,} bytes are more than this machine's memory; "
                 f"must be less than {room:,}"
             )
-        self._rows = {k: v.new_empty((self._slots, *v.shape[1:])) for k, v in rows.items()}
+        self._make(rows)
+
+    def _make(self, like: Mapping[str, Tensor]) -> None:
+        mine = len(self._mine(self._slots))
+        self._rows = {key: value.new_empty((mine, *value.shape[1:])) for key, value in like.items()}
 
     def _check(self, rows: Mapping[str, Tensor]) -> None:
         if rows.keys() != self._rows.keys():
@@ -177,4 +210,4 @@ class Memory(Component):
 
     @staticmethod
     def _item_bytes(rows: Mapping[str, Tensor]) -> int:
-        return sum(value[0].numel() * value.element_size() if len(value) else 0 for value in rows.values())
+        return sum(math.prod(value.shape[1:]) * value.element_size() for value in rows.values())

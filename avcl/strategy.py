@@ -16,6 +16,7 @@ from avcl.errors import UserError
 from avcl.memory import Memory, Past
 from avcl.selection import Selection
 from avcl.settings import Component, fields
+from avcl.utils import distributed
 
 if TYPE_CHECKING:
     from avcl.backbones.protocol import Backbone
@@ -129,16 +130,20 @@ class Rehearsal(Strategy):
         self.memory.open(learner.generators["memory"])
 
     def draw(self, learner: LearnerView) -> Past | None:
-        """Stored clips on the learner's device and in its precision, or None while the memory is empty."""
+        """Stored clips on the learner's device and in its precision, or None while the memory is empty.
+
+        Of several processes each has its part of them, maybe none.
+        """
         if not len(self.memory):
             return None
         return self.memory.sample(self.wanted(learner)).to(learner.device, learner.dtype)
 
     def wanted(self, learner: LearnerView) -> int:
-        """How many clips to replay in this step."""
-        if isinstance(self.replay, float):
-            return max(1, round(self.replay * learner.num_current))
-        return self.replay or learner.num_current
+        """How many clips to replay in this step, over all processes."""
+        if isinstance(self.replay, int):
+            return self.replay
+        current = distributed.place(learner.num_current).total
+        return current if self.replay is None else max(1, round(self.replay * current))
 
     def prepare(self, learner: LearnerView) -> None:
         """Append stored clips to the batch; the first step has none."""
@@ -147,18 +152,21 @@ class Rehearsal(Strategy):
 
     def append(self, learner: LearnerView, past: Clip | None) -> None:
         """Replay ``past`` behind the batch; of clips with more patches than it has, a random subset of them."""
-        start = len(learner.batch)
+        start, parts = len(learner.batch), len(learner.batch.parts)
         if past is not None:
             shape = learner.batch.video.shape[1], learner.batch.audio.shape[1]
             if shape != (past.video.shape[1], past.audio.shape[1]):
                 past = past.sample(*shape, learner.generators["auxiliary"])
             learner.batch = learner.batch + past
-        self._claim(learner, start)
+        self._claim(learner, start, parts)
 
-    def _claim(self, learner: LearnerView, start: int) -> None:
-        """The batch's rows from ``start`` on are what this strategy replays, which ``split`` contrasts on its own."""
+    def _claim(self, learner: LearnerView, start: int, parts: int) -> None:
+        """What is behind the first ``parts`` of the batch, from row ``start`` on, is what this strategy replays.
+
+        ``split`` contrasts it on its own.
+        """
         self._rows = slice(start, len(learner.batch))
-        if start < len(learner.batch) and self.contrastive_scope == "split":
+        if parts < len(learner.batch.parts) and self.contrastive_scope == "split":
             learner.apart.append(self._rows)
 
     def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
@@ -178,7 +186,11 @@ class Rehearsal(Strategy):
     def replayed(self, learner: LearnerView) -> slice:
         """Rows of the batch that it replays; without a memory of its own, all rows that others replay."""
         alone = self.memory.capacity or self.memory.budget_bytes
-        return self._rows if alone else slice(learner.num_current, len(learner.batch))
+        return self._rows if alone else slice(learner.num_current, None)
+
+    def replays(self, learner: LearnerView) -> bool:
+        """Whether any clip is replayed in this step, by whichever process."""
+        return distributed.place(len(learner.batch.index[self.replayed(learner)])).total > 0
 
     def drift(self, learner: LearnerView, audio: Tensor, video: Tensor) -> Tensor:
         """Embedding drift: squared distance of the replayed clips from targets ``audio`` and ``video (R, D)``.
@@ -186,7 +198,8 @@ class Rehearsal(Strategy):
         The sum over both modalities of the mean squared error over clips and dimensions.
         """
         output, past = learner.output, self.replayed(learner)
-        return mse_loss(output.audio[past], audio) + mse_loss(output.video[past], video)
+        found = mse_loss(output.audio[past], audio) + mse_loss(output.video[past], video)
+        return distributed.balanced(found, len(audio))
 
     def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """What to store beside each current clip, (B, ...) by name."""

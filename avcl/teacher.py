@@ -54,7 +54,7 @@ class Teacher(nn.Module):
     def update(self, learner: LearnerView) -> None:
         """Update the EMA after an optimizer step; a batch that only accumulates gradients changes nothing.
 
-        The draw is from the generator ``method``, equal on all processes, so that all keep the same teacher.
+        The draw is from the generator ``method``.
         """
         if learner.pending:
             return

@@ -73,8 +73,7 @@ class CLSER(Rehearsal):
     def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
         """lambda times the distance of the replayed clips' embeddings from the teachers'."""
         terms = super().penalty(learner)
-        rows = self.replayed(learner)
-        if rows.start < rows.stop:
+        if self.replays(learner):
             stable, plastic = (self._embed(learner, teacher) for teacher in (self.stable, self.plastic))
             terms["distillation"] = self.reg_weight * self.drift(learner, *self.choose(stable, plastic))
         return terms

@@ -19,7 +19,7 @@ task boundaries), and current and replayed clips are one joint forward. From bot
 same patches (``share_masks: false`` draws masks for the teacher, as the authors do). mu starts at 0 and nothing
 is weighted or rejected before it has a value; the paper's beta of 1 then rejects about half of a steady
 stream, and nearly all of it while losses rise or mu is still low (the authors' file says 2.5, which rejects
-almost nothing): watch ``accepted``. Every process keeps a mu of its own.
+almost nothing): watch ``accepted``.
 
 Status: invariants in tests/plugins/test_esmer.py; no golden step of the authors' code. The paper's numbers: not yet.
 """
@@ -36,6 +36,7 @@ from avcl.settings import Fraction
 from avcl.strategy import Rehearsal, Strategy
 from avcl.teacher import Teacher, view
 from avcl.training.view import LearnerView
+from avcl.utils import distributed
 
 
 @dataclass(kw_only=True)
@@ -74,7 +75,7 @@ class ESMER(Rehearsal):
         self._loss = self.teacher(*view(learner, slice(learner.num_current), self.share_masks)).loss
         learner.weight, self._accepted = self.judge(self._loss)
         rows = self.replayed(learner)
-        if rows.start < rows.stop:
+        if self.replays(learner):
             clip, masks = view(learner, rows, self.share_masks)
             terms["distillation"] = self.reg_weight * self.drift(learner, *self.teacher.embed(masks.seen(clip)))
         return terms
@@ -88,11 +89,10 @@ class ESMER(Rehearsal):
 
     def observe(self, learner: LearnerView) -> None:
         """Offer what was accepted to the memory; update teacher and running mean."""
-        if self._accepted.any():
-            stored = {key: rows[self._accepted] for key, rows in self.remember(learner).items()}
-            self.memory.add(learner.current[self._accepted], **stored)
+        stored = {key: rows[self._accepted] for key, rows in self.remember(learner).items()}
+        self.memory.add(learner.current[self._accepted], **stored)
         self.teacher.update(learner)
-        self.follow(self._loss)
+        self.follow(distributed.gather(self._loss))
         self._logged["accepted"] = self._accepted.float().mean()
         self._logged["teacher_distance"] = self.teacher.distance(learner)
 

@@ -39,6 +39,7 @@ from avcl.memory import Past
 from avcl.settings import Fraction
 from avcl.strategy import Rehearsal, Strategy
 from avcl.training.view import LearnerView
+from avcl.utils import distributed
 
 
 @dataclass(kw_only=True)
@@ -77,7 +78,7 @@ class GMED(Rehearsal):
             edited[side] = (clean + size * edit).to(stored).to(clean.dtype)  # rounded as memory rounds it
             self._logged[f"{side}_edit"] = (edited[side] - clean).norm() / clean.norm()
         self.memory.write(past.slots, **edited, age=age + 1)
-        return Past(past.slots, Clip(**past.clip.tensors() | edited), past.extra)
+        return Past(past.slots, past.clip.replace(**edited), past.extra)
 
     def edits(self, learner: LearnerView, clip: Clip) -> Mapping[str, Tensor] | None:
         """The directions ``(B, L, P)`` of ``audio`` and ``video``; None where half precision overflowed."""
@@ -97,8 +98,8 @@ class GMED(Rehearsal):
     def _slopes(learner: LearnerView, weights: dict[str, Tensor], clip: Clip, masks: Masks) -> dict[str, Tensor] | None:
         """The gradient of the mean loss by every patch of ``clip``, at other ``weights`` where there are any."""
         sides = {"audio": clip.audio.detach().requires_grad_(), "video": clip.video.detach().requires_grad_()}
-        loss = functional_call(learner.backbone, weights, (Clip(**clip.tensors() | sides), masks)).loss.mean()
-        found = gradients(learner, loss, list(sides.values()))
+        loss = functional_call(learner.backbone, weights, (clip.replace(**sides), masks)).loss
+        found = gradients(learner, distributed.mean(loss), list(sides.values()))
         if found is None:
             return None
         return {side: slope for side, slope in zip(sides, found, strict=True) if slope is not None}

@@ -28,6 +28,7 @@ from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
 from avcl.strategy import Rehearsal, Strategy
 from avcl.training.view import LearnerView
+from avcl.utils import distributed
 
 
 @dataclass(kw_only=True)
@@ -55,11 +56,12 @@ class LUMP(Rehearsal):
         self._past, self._rows = self.draw(learner), slice(0, 0)
         if self._past is not None:
             current, others = learner.batch[: learner.num_current], learner.batch[learner.num_current :]
-            past = self._past.clip[torch.arange(learner.num_current) % len(self._past)]
+            past = Clip(**distributed.paired(self._past.clip.tensors(), learner.num_current))
             if current.video.shape[1] < past.video.shape[1] or current.audio.shape[1] < past.audio.shape[1]:
                 past = past.take(current.video_at, current.audio_at)  # what another strategy left of the current ones
             self._logged["lambda"] = share = self.share(learner)
-            learner.batch = mix(current, past, share) + others if len(others) else mix(current, past, share)
+            mixed = mix(current, past, share)
+            learner.batch = mixed + others if len(learner.batch.parts) > 1 else mixed
 
     def share(self, learner: LearnerView) -> float:
         """lambda, the share of the current clips."""
@@ -70,7 +72,7 @@ class LUMP(Rehearsal):
 def mix(clip: Clip, past: Clip, share: float) -> Clip:
     """``share`` of every number of ``clip`` and the rest of ``past``'s, both of the same patches."""
     sides = {side: share * getattr(clip, side) + (1 - share) * getattr(past, side) for side in ("audio", "video")}
-    return Clip(**clip.tensors() | sides)
+    return clip.replace(**sides)
 
 
 @hookimpl

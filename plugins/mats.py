@@ -32,7 +32,7 @@ from einops import rearrange
 from torch import Tensor
 
 from avcl.backbones.protocol import Backbone
-from avcl.clip import Clip, Grid, random_positions
+from avcl.clip import Clip, Grid
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
 from avcl.plugins.random_patches import RandomPatches
@@ -72,7 +72,7 @@ class MATS(RandomPatches):
         moved = self.moved(learner.backbone, clip)
         most = moved.argsort(dim=1, descending=True, stable=True)[:, :video].sort(1).values
         self._logged["motion_kept"] = (moved.gather(1, most).sum(1) / moved.sum(1)).nan_to_num(1.0).mean()
-        return most, random_positions(clip.audio_at, audio, learner.generators["auxiliary"])
+        return most, clip.draw("audio", audio, learner.generators["auxiliary"])
 
     @torch.no_grad()
     def moved(self, backbone: Backbone, clip: Clip) -> Tensor:

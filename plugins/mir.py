@@ -35,6 +35,7 @@ from avcl.lookahead import virtual_step
 from avcl.memory import Past
 from avcl.strategy import Rehearsal, Strategy
 from avcl.training.view import LearnerView
+from avcl.utils import distributed
 
 
 @dataclass(kw_only=True)
@@ -58,8 +59,9 @@ class MIR(Rehearsal):
         wanted = self.wanted(learner)
         pool = self.memory.sample(self.candidates * wanted)
         increase = self.interference(learner, pool.clip.to(learner.device, learner.dtype))
-        most = increase.topk(min(wanted, len(pool))).indices.sort().values
-        return self.memory.read(pool.slots[most.cpu()]).to(learner.device, learner.dtype)
+        increase, slots = distributed.gather(increase), distributed.gather(pool.slots)
+        most = slots[increase.topk(min(wanted, len(slots))).indices.sort().values.cpu()]
+        return self.memory.read(most[distributed.share_of(len(most))]).to(learner.device, learner.dtype)
 
     def interference(self, learner: LearnerView, clip: Clip) -> Tensor:
         """The loss increase of each of ``clip`` after a virtual step on the current clips, (B,)."""

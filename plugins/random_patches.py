@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from avcl.backbones.protocol import Backbone
-from avcl.clip import Clip, random_positions
+from avcl.clip import Clip
 from avcl.hookspecs import hookimpl
 from avcl.plugins.selective import Selective
 from avcl.selection import Choice, Selection
@@ -53,12 +53,12 @@ class RandomPatches(Selective):
     def choose(self, learner: LearnerView, clip: Clip, audio: int, video: int) -> tuple[Tensor, Tensor]:
         """Which patches of whole clips to keep, ``(video (B, κ), audio (B, κ))``, in the order of their place."""
         generator = learner.generators["auxiliary"]
-        return random_positions(clip.video_at, video, generator), random_positions(clip.audio_at, audio, generator)
+        return clip.draw("video", video, generator), clip.draw("audio", audio, generator)
 
     def selection(self, backbone: Backbone, clip: Clip, generator: torch.Generator) -> Selection:
         """A draw; to it all patches are worth the same."""
-        video = random_positions(clip.video_at, self.video_kept, generator)
-        audio = random_positions(clip.audio_at, self.audio_kept, generator)
+        video = clip.draw("video", self.video_kept, generator)
+        audio = clip.draw("audio", self.audio_kept, generator)
         grid = backbone.grid
         return Selection(video=Choice.blind(video, grid.video), audio=Choice.blind(audio, grid.audio))
 

@@ -68,9 +68,10 @@ class Selective(DERpp):
         Between them stay the clips that other strategies replay, with as many patches, drawn uniformly.
         """
         current, others = learner.num_current, learner.batch[learner.num_current :]
-        if len(others):
+        parts = len(learner.batch.parts)
+        if parts > 1:
             kept = chosen.video.shape[1], chosen.audio.shape[1]
             others = others.sample(*kept, learner.generators["auxiliary"])
             chosen = chosen[:current] + others + chosen[current:]
         learner.batch = chosen
-        self._claim(learner, current + len(others))
+        self._claim(learner, current + len(others), parts)

@@ -200,12 +200,11 @@ class CavMae(Backbone, Pretrained):
             made = losses.reconstructed(predicted, getattr(hidden, kind))
             back = getattr(masks, kind).argsort(1)[..., None].expand(-1, -1, made.shape[2])
             patches[kind] = torch.cat([getattr(seen, kind), made.to(clip.video.dtype)], dim=1).gather(1, back)
-        return Clip(**clip.tensors() | patches)
+        return clip.replace(**patches)
 
     def draw_masks(self, clip: Clip, generator: torch.Generator | None = None) -> Masks:
         """Random masks: ``mask_ratio`` of each modality's patches, each patch as likely as any other."""
-        noise = [torch.rand(x.shape[:2], generator=generator) for x in (clip.audio, clip.video)]
-        return self.rank(*noise).to(clip.video.device)
+        return self.rank(clip.noise("audio", generator), clip.noise("video", generator)).to(clip.video.device)
 
     def rank(self, audio_noise: Tensor, video_noise: Tensor) -> Masks:
         """The masks under which the patches of least noise, ``(B, A)`` and ``(B, V)``, are visible."""

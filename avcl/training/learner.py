@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Output
 from avcl.compat import BaseSGDPlugin, BaseSGDTemplate, DatasetExperience, EvaluationPlugin, quiet_evaluator
-from avcl.errors import UserError
+from avcl.errors import BadClip, UserError
+from avcl.memory import Memory
 from avcl.registry import blamed
 from avcl.settings import Fraction, Moment, Seed, Setting, fields, validate
 from avcl.strategy import Strategy
@@ -27,7 +28,7 @@ from avcl.training.loading import BadClips, Loading, check_items
 from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
 from avcl.training.update import Update
 from avcl.training.view import LearnerView, shared
-from avcl.utils import seeding
+from avcl.utils import distributed, seeding
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Learner(BaseSGDTemplate):
 
     Args:
         epochs: Passes over each task's clips.
-        batch_size: Current clips of one forward pass, per process.
+        batch_size: Current clips of one forward pass, over all processes.
         eval_batch_size: Clips of one forward pass in evaluation.
         accumulate: Gradient accumulation: batches that make one optimizer step.
         shuffle: Whether every epoch visits a task's clips in a new random order; false keeps the scenario's.
@@ -225,7 +226,7 @@ class Learner(BaseSGDTemplate):
         self._batches = iter(self.dataloader)
 
     def batches_of(self, clips: int) -> int:
-        """Batches of this process in one epoch of so many clips."""
+        """Batches in one epoch of so many clips."""
         return self.loading.order(clips, self.tasks_done).per_epoch
 
     @property
@@ -248,7 +249,7 @@ class Learner(BaseSGDTemplate):
                 break
             self.batches_done += 1
             self._unpack_minibatch()
-            if len(self.current):
+            if distributed.place(len(self.current)).total:
                 self.training_iteration(**kwargs)
             self.between_batches(self)
 
@@ -286,6 +287,8 @@ class Learner(BaseSGDTemplate):
     def criterion(self) -> Tensor:
         """The sum of all named losses: the backbone's terms, averaged over clips, and the penalties.
 
+        With several processes the mean over them is the loss; each has its part of it.
+
         A penalty whose name another strategy has used already gets its own strategy's in front.
         """
         if not self.is_training:
@@ -304,9 +307,9 @@ class Learner(BaseSGDTemplate):
 
     def _mean(self, term: Tensor) -> Tensor:
         if self.weight is None:
-            return term.mean()
+            return distributed.mean(term)
         past = term.new_ones(len(term) - len(self.weight))
-        return (torch.cat([self.weight, past]) * term).mean()
+        return distributed.mean(torch.cat([self.weight, past]) * term)
 
     def backward(self) -> None:
         """Add this batch's share to the gradient; a loss that is not finite ends the run."""
@@ -317,8 +320,9 @@ class Learner(BaseSGDTemplate):
                 f"step {self.steps}: the loss is not finite ({values}); lower learner.lr or set learner.clip_norm"
             )
         self.update.backward(self.loss)
-        self.loss = self.loss.detach()
-        self.losses = {key: loss.detach() for key, loss in self.losses.items()}
+        found = distributed.average({**self.losses, "": self.loss})
+        self.loss = found.pop("").detach()
+        self.losses = {key: loss.detach() for key, loss in found.items()}
 
     def optimizer_step(self) -> None:
         """The step that is due."""
@@ -339,30 +343,58 @@ class Learner(BaseSGDTemplate):
         self.bad.enter(len(self.adapted_dataset))
         self.dataloader = self.loading.evaluate(self.adapted_dataset)
 
+    def eval(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Evaluate as Avalanche does; whatever metrics do then, every process does with the same clips."""
+        with distributed.alone():
+            return super().eval(*args, **kwargs)
+
     def eval_epoch(self, **kwargs: Any) -> None:
-        """Embed every clip; ``mb_output`` is ``(audio (B, D), video (B, D))``, ``batch`` carries the labels."""
+        """Embed every clip; ``mb_output`` is ``(audio (B, D), video (B, D))``, ``batch`` carries the labels.
+
+        Several processes embed different batches, and all are shown all of them in order: then without patches, which
+        stay with the process that read them and are NaN for everyone.
+        """
         for self.mbatch in self.dataloader:  # noqa: B020 - as Avalanche does
             self._unpack_minibatch()
-            if not len(self.batch):
-                continue
-            self._before_eval_iteration(**kwargs)
-            self._before_eval_forward(**kwargs)
-            with self.autocast():
-                self.mb_output = self.backbone.embed(self.batch)
-            self._after_eval_forward(**kwargs)
-            self._after_eval_iteration(**kwargs)
+            if distributed.world_size() == 1:
+                self._embed(**kwargs)
+            else:
+                mine = self._embedded() if len(self.batch) else None
+                for self.batch, self.mb_output in filter(None, distributed.everyone(mine)):
+                    self._embed(self.mb_output, **kwargs)
             self.between_eval_batches(self)
+
+    def _embed(self, output: Any = None, **kwargs: Any) -> None:
+        """One batch through the hooks of evaluation."""
+        if not len(self.batch):
+            return
+        self._before_eval_iteration(**kwargs)
+        self._before_eval_forward(**kwargs)
+        with self.autocast():
+            self.mb_output = self.backbone.embed(self.batch) if output is None else output
+        self._after_eval_forward(**kwargs)
+        self._after_eval_iteration(**kwargs)
+
+    def _embedded(self) -> tuple[Clip, Any]:
+        """What other processes are told of this one's batch."""
+        with torch.no_grad(), self.autocast():
+            audio, video = self.backbone.embed(self.batch)
+        nothing = {
+            side: patches.new_full((), float("nan")).expand(patches.shape)
+            for side, patches in (("video", self.batch.video), ("audio", self.batch.audio))
+        }
+        return self.batch.replace(**nothing).to("cpu"), (audio.cpu(), video.cpu())
 
     # ---- clips -----------------------------------------------------------------------------------------
 
     def _unpack_minibatch(self) -> None:
-        items, bad = self.mbatch
+        items, bad = self._agreed(*self.mbatch)
         for clip in self.bad.add(bad):
             log.warning("skipped %s", clip)
         if isinstance(items, UserError):
             raise items
         if items is None:
-            self.batch = self.current = _NOTHING
+            self.batch = self.current = self._nothing()
             return
         check_items(items, self.backbone.grid.shape(self.backbone.patch))
         if self.is_training and "index" in items:
@@ -376,6 +408,24 @@ class Learner(BaseSGDTemplate):
             label=items.get("label"),
             task=items.get("task"),
         )
+
+    def _agreed(self, items: Any, bad: list[BadClip]) -> tuple[Any, list[BadClip]]:
+        """The same with the corrupt clips and the error, if there is any, of all processes."""
+        wrong = isinstance(items, UserError)
+        if not any(distributed.any_of(wrong, bool(bad))):
+            return items, bad
+        found = distributed.everyone((items if wrong else None, bad))
+        errors = [error for error, _ in found if error is not None]
+        return (errors[0] if errors else items), [clip for _, part in found for clip in part]
+
+    def _nothing(self) -> Clip:
+        """A batch without clips."""
+        backbone = self.backbone
+        parts = {key: torch.zeros(0, *size) for key, size in backbone.grid.shape(backbone.patch).tensors.items()}
+        clip = Clip.cut(**parts, patch=backbone.patch).to(self.device, self.dtype)
+        if self.is_training and self.loading.blind:
+            return clip
+        return clip.replace(label=clip.index, task=clip.index)
 
     # ---- state -----------------------------------------------------------------------------------------
 
@@ -393,13 +443,26 @@ class Learner(BaseSGDTemplate):
             "callbacks": [plugin.state_dict() for plugin in self._lasting],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``, in a learner made alike: what was trained is skipped, the rest follows identically."""
+    def own_state(self) -> dict[str, Any]:
+        """What of the state only this process has: its rows of replay buffers, its gradients that wait."""
+        return {"rows": [memory.state_dict()["rows"] for memory in self._memories()], "update": self.update.own_state()}
+
+    def _memories(self) -> Iterator[Memory]:
+        return (held for part in self.strategies for held in vars(part).values() if isinstance(held, Memory))
+
+    def load_state_dict(self, state: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Go on from ``state``, in a learner made alike: what was trained is skipped, the rest follows identically.
+
+        ``others``: the own state of processes 1 and on that saved it with this one's 0; their number may be another.
+        """
         self.model.load_state_dict(state["backbone"])
-        self.update.load_state_dict(state["update"])
+        self.update.load_state_dict(state["update"], [other["update"] for other in others])
         for name, value in state["generators"].items():
             self.generators[name].set_state(value)
+        saved = iter(zip(*(other["rows"] for other in others), strict=True))
         for part, made in zip(self.strategies, state["strategies"], strict=True):
+            for key in [key for key, held in vars(part).items() if isinstance(held, Memory) and others]:
+                made = made | {key: made[key] | {"rows": [made[key]["rows"], *next(saved)]}}
             part.load_state_dict(made)
         for key, value in state["clock"].items():
             setattr(self.clock, key, value)
@@ -431,8 +494,6 @@ class Learner(BaseSGDTemplate):
 
 OBJECTS = ("backbone", "strategy", "evaluator", "plugins", "initial", "device", "seed")
 """Parameters of the learner that are no settings of a file's ``learner`` section; the seed, the last, is the run's."""
-
-_NOTHING: Any = ()
 
 
 def settings_of_learner() -> Mapping[str, Setting]:

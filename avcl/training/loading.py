@@ -27,7 +27,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
     """The batches of one task over all its epochs, each a list of (epoch, clip number).
 
     The order is a function of (seed, task, epoch), or without ``shuffle`` the data set's own; every process gets
-    its own share of every epoch. Starts at batch ``start``, so that a stopped run goes on where it was.
+    its own share of every batch. Starts at batch ``start``, so that a stopped run goes on where it was.
     """
 
     clips: int
@@ -37,30 +37,25 @@ class Batches(Sampler[list[tuple[int, int]]]):
     task: int
     drop_last: bool = True
     shuffle: bool = True
-    rank: int = 0
-    world: int = 1
     start: int = 0
 
     @property
     def per_epoch(self) -> int:
-        """Batches of one epoch for this process."""
-        mine = self.clips // self.world
-        return mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+        """Batches of one epoch."""
+        return self.clips // self.batch_size if self.drop_last else -(-self.clips // self.batch_size)
 
     def __len__(self) -> int:
         return self.per_epoch * self.epochs - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        mine = self.clips // self.world
         for epoch in range(self.start // max(self.per_epoch, 1), self.epochs):
             order = np.arange(self.clips)
             if self.shuffle:
                 order = np.random.default_rng((self.seed, self.task, epoch)).permutation(order)
-            order = order[self.rank :: self.world][:mine].tolist()
             for number in range(self.per_epoch):
                 if epoch * self.per_epoch + number >= self.start:
-                    part = order[number * self.batch_size : (number + 1) * self.batch_size]
-                    yield [(epoch, clip) for clip in part]
+                    part = order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+                    yield [(epoch, clip) for clip in part[distributed.share_of(len(part))]]
 
 
 @dataclass
@@ -122,8 +117,7 @@ class Loading:
     pin_memory: bool = False
 
     def order(self, clips: int, task: int, start: int = 0) -> Batches:
-        """The batches of a task's ``clips`` for this process, from batch ``start``; UserError where there are none."""
-        world = distributed.world_size()
+        """The batches of a task's ``clips``, from batch ``start``; UserError where there are none."""
         batches = Batches(
             clips=clips,
             batch_size=self.batch_size,
@@ -132,14 +126,12 @@ class Loading:
             task=task,
             drop_last=self.drop_last,
             shuffle=self.shuffle,
-            rank=distributed.rank(),
-            world=world,
             start=start,
         )
         if not batches.per_epoch:
             raise UserError(
-                f"learner.batch_size: {self.batch_size} is more than the {clips // world} clips that a task holds for "
-                "this process; lower it, or set learner.drop_last=false"
+                f"learner.batch_size: {self.batch_size} is more than the {clips} clips of a task; lower it, or set "
+                "learner.drop_last=false"
             )
         return batches
 
@@ -148,11 +140,16 @@ class Loading:
         return self._loader(Reader(data, self.seed, self.blind), data.collate_fn, batches)
 
     def evaluate(self, data: Any) -> DataLoader:
-        """Every clip once, in order, without augmentation; every process sees all, so that no gallery shrinks."""
+        """Every clip once, in order, without augmentation; several processes take turns, batch by batch.
+
+        All have as many batches, some of them maybe a last one without clips.
+        """
         numbers = [(0, number) for number in range(len(data))]
         parts = range(0, len(numbers), self.eval_batch_size)
         batches = [numbers[start : start + self.eval_batch_size] for start in parts]
-        return self._loader(Reader(data, None), data.collate_fn, batches)
+        rank, world = distributed.rank(), distributed.world_size()
+        batches += [[]] * (-len(batches) % world)
+        return self._loader(Reader(data, None), data.collate_fn, batches[rank::world])
 
     def identity(self, index: Tensor) -> Tensor:
         """Opaque identities (B,) of clips, by a permutation of 64-bit numbers: scenarios count task after task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
+from avcl.training.reduction import Reduction
 from avcl.utils import distributed
 
 
@@ -33,6 +34,7 @@ class Update:
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.warmup = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup) if warmup else None
+        self.reduction = Reduction(self.parameters) if distributed.world_size() > 1 else None
         self.steps = self.pending = 0
 
     @property
@@ -47,12 +49,15 @@ class Update:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one batch's mean loss, scaled in fp16, as its share of the accumulated batches."""
+        if self.reduction is not None and self.pending + 1 == self.accumulate:
+            self.reduction.listen()
         self.scaler.scale(loss / self.accumulate).backward()
         self.pending += 1
 
     def step(self) -> None:
         """Average gradients over processes, clip them, take the optimizer's step and one of the warm-up."""
-        distributed.average_gradients(self.parameters)
+        if self.reduction is not None:
+            self.reduction.finish()
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -68,18 +73,37 @@ class Update:
             "optimizer": self.optimizer.state_dict(),
             "warmup": None if self.warmup is None else self.warmup.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "gradients": [parameter.grad for parameter in self.parameters] if self.pending else [],
+            "gradients": self.own_state(),
             "steps": self.steps,
             "pending": self.pending,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
+    def own_state(self) -> list[Tensor | None]:
+        """The gradients that wait, which every process has for itself."""
+        return [parameter.grad for parameter in self.parameters] if self.pending else []
+
+    def load_state_dict(self, state: Mapping[str, Any], others: Sequence[list[Tensor | None]] = ()) -> None:
+        """Go on from ``state``, saved with the ``others`` of more processes.
+
+        Where these were as many as now, each has its own gradients again, else all have their mean: with those that
+        are still to come they make the same step.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         if self.warmup is not None:
             self.warmup.load_state_dict(state["warmup"])
         self.scaler.load_state_dict(state["scaler"])
-        if state["gradients"]:
-            for parameter, gradient in zip(self.parameters, state["gradients"], strict=True):
+        saved = [state["gradients"], *others]
+        if len(saved) == distributed.world_size():
+            waiting = saved[distributed.rank()]
+        else:
+            waiting = [_mean(gradients) for gradients in zip(*saved, strict=True)]
+        if waiting:
+            for parameter, gradient in zip(self.parameters, waiting, strict=True):
                 parameter.grad = gradient
         self.steps, self.pending = state["steps"], state["pending"]
+
+
+def _mean(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """The mean over processes; None counts as zero, unless all are."""
+    there = [gradient for gradient in gradients if gradient is not None]
+    return torch.stack(there).sum(0) / len(gradients) if there else None

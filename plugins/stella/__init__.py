@@ -73,6 +73,7 @@ from avcl.plugins.stella.ops.selection import (
 from avcl.selection import Choice, Selection
 from avcl.strategy import Strategy
 from avcl.training.view import LearnerView
+from avcl.utils import distributed
 
 
 @dataclass(kw_only=True)
@@ -157,8 +158,8 @@ class Stella(Selective):
             video_correlation = torch.zeros_like(video_importance)
         else:
             heat = self.correlation_temperature
-            pair = torch.arange(len(audio.query), device=audio.query.device) % len(past)
-            past_audio, past_video = past.extra["audio_query"][pair], past.extra["video_query"][pair]
+            queries = {key: past.extra[key] for key in ("audio_query", "video_query")}
+            past_audio, past_video = distributed.paired(queries, len(audio.query)).values()
             audio_correlation = correlation(audio.key, past_video, video_query, top_audio, scale, heat)
             video_correlation = correlation(video.key, past_audio, audio_query, top_video, scale, heat)
         if self.select_by == "correlation":
@@ -235,17 +236,19 @@ class Stella(Selective):
     def _match(self, learner: LearnerView, encoded: tuple[Tensor, Tensor], fused: tuple[Tensor, Tensor]) -> Tensor:
         """Matching loss: cross-entropy of true against shuffled pairs; only the latter are fused anew."""
         (audio, video), (fused_audio, fused_video) = encoded, fused
-        partner = partners(len(audio), learner.generators["method"]).to(audio.device)
-        own = partner == torch.arange(len(partner), device=audio.device)
-        if len(partner) > 2:
+        mine = distributed.place(len(audio))
+        partner = partners(mine.total, learner.generators["method"])[mine.start :][: len(audio)]
+        own = (partner == mine.start + torch.arange(len(audio))).to(audio.device)
+        if mine.total > 2:
             wrong = (~own).nonzero().squeeze(1)
+            others = distributed.rows_at({"video": video}, partner[wrong.cpu()])["video"]
             with torch.no_grad():
-                wrong_audio, wrong_video = learner.backbone.fuse(audio[wrong], video[partner[wrong]])
+                wrong_audio, wrong_video = learner.backbone.fuse(audio[wrong], others)
             fused_audio = fused_audio.index_copy(0, wrong, wrong_audio)
             fused_video = fused_video.index_copy(0, wrong, wrong_video)
         logits = self.matching(fused_audio, fused_video)
         self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
-        return binary_cross_entropy_with_logits(logits, own.to(logits.dtype))
+        return distributed.balanced(binary_cross_entropy_with_logits(logits, own.to(logits.dtype)), len(audio))
 
     def axis(self, learner: LearnerView) -> int:
         """Patches of the axis along which audio is chunked."""
