@@ -37,10 +37,13 @@ def check_shape(fits: bool, rule: str, **tensors: Tensor) -> None:
 
 
 def check_layout(**tensors: Tensor) -> None:
-    """That none is empty, all are on one device, and along the last axis numbers are neighbours."""
+    """That no clip is empty, all are on one device, and along the last axis numbers are neighbours.
+
+    There may be no clip: a process has none of a batch that is smaller than the number of processes.
+    """
     first, *_ = tensors
     for name, tensor in tensors.items():
-        check_shape(0 not in tensor.shape, "at least one along each axis", **{name: tensor})
+        check_shape(0 not in tensor.shape[1:], "at least one along each axis but the first", **{name: tensor})
         if tensor.device != tensors[first].device:
             raise ValueError(f"{name}: invalid device {tensor.device}: must be {tensors[first].device}, as {first}")
         if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
@@ -49,7 +52,7 @@ def check_layout(**tensors: Tensor) -> None:
 
 def check_values(name: str, values: Tensor, least: float, most: float, rule: str) -> None:
     """That all values lie between two bounds, which excludes NaN."""
-    if torch.compiler.is_compiling() or values.is_meta:
+    if torch.compiler.is_compiling() or values.is_meta or not values.numel():
         return
     low, high = values.detach().aminmax()  # NaN is either's result
     if not (low >= least and high <= most):

@@ -96,13 +96,13 @@ def correlation(key: Tensor, past: Tensor, now: Tensor, top: Tensor, scale: floa
     dtype = wide(key, past, now)
     drift = (past.to(dtype) - now.to(dtype)) * (scale / temperature)
     clips, heads, patches, width = key.shape
-    scores = []
+    found = torch.zeros(clips, patches, dtype=dtype, device=key.device)
     for start in range(0, clips, BLOCK):
         part = slice(start, start + BLOCK)
         rows = flat_rows(key[part]).index_select(0, flat_positions(top[part], patches).flatten())
         fit = rows.to(dtype).view(-1, top.shape[1], heads, width) * drift[part, None]
-        scores.append(fit.sum(3).sigmoid_().mean(2))
-    return torch.zeros(clips, patches, dtype=dtype, device=key.device).scatter_(1, top, torch.cat(scores))
+        found[part].scatter_(1, top[part], fit.sum(3).sigmoid_().mean(2))
+    return found
 
 
 @op(_flags)
@@ -124,10 +124,10 @@ def select_chunks(
 ) -> Tensor:
     """Algorithm 1, all clips at once: in the order of the race, chunks are taken while there is room."""
     batch, patches = importance.shape
-    mean = _fold(importance.double().reshape(batch, -1, chunk)) / chunk
+    mean = _fold(importance.double().unflatten(1, (-1, chunk))) / chunk
     order = race(mean, seed=seed, use=Use.AUDIO, index=index)
     rank = order.argsort(1)
-    left = ~pruned.reshape(batch, -1, chunk)
+    left = ~pruned.unflatten(1, (-1, chunk))
     in_chunk = left.sum(2)
     by_rank = in_chunk.gather(1, order)
     room = (keep - (by_rank.cumsum(1) - by_rank)).gather(1, rank)  # when it is this chunk's turn
