@@ -47,6 +47,12 @@ Config = Annotated[
         show_default=False,
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that share every batch, one device each; several machines: torchrun -m avcl ..."
+    ),
+]
 Sets = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in learner.lr=1e-4.", show_default=False),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets, Several
+from avcl.cli import launch
+from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Processes, Sets, Several
 from avcl.cli.data import data_app
 from avcl.cli.embed import embed, search
 from avcl.cli.evaluate import evaluate
@@ -30,18 +33,17 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            if ctx.params["debug"]:
-                raise
-            typer.echo("avcl: " + str(error).replace("\n", "\n      "), err=True)
-            raise typer.Exit(2) from None
-        except (MemoryError, RuntimeError) as error:
-            if ctx.params["debug"] or not (lacking := out_of_memory(error)):
-                raise
-            typer.echo(f"avcl: {lacking}", err=True)
-            raise typer.Exit(2) from None
         except StoppedError as stopped:
-            typer.echo(f"avcl: {stopped}", err=True)
+            if launch.number() == 0:
+                typer.echo(f"avcl: {stopped}", err=True)
+        except Exception as error:
+            line = str(error) if isinstance(error, UserError) else out_of_memory(error)
+            if ctx.params["debug"] or not (line or launch.lost(error)):
+                launch.tell(error, f"{type(error).__name__}: {error}")
+                raise
+            if not launch.tell(error, line):
+                typer.echo("avcl: " + line.replace("\n", "\n      "), err=True)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("avcl: interrupted", err=True)
             raise typer.Exit(130) from None
@@ -74,7 +76,8 @@ def options(
 ) -> None:
     """Continual audio-video pre-training: methods, streams and evaluations in one place."""
     logging.basicConfig(format="avcl: %(message)s")
-    logging.getLogger("avcl").setLevel(logging.DEBUG if debug else logging.INFO)
+    quiet = logging.ERROR if launch.number() else logging.INFO
+    logging.getLogger("avcl").setLevel(logging.DEBUG if debug else quiet)
 
 
 @app.command()
@@ -88,11 +91,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan after one training step; write nothing.")
     ] = False,
+    processes: Processes = 1,
 ) -> None:
     """Train over a stream of tasks and evaluate after each task."""
     from avcl.config.files import dump_config, read_config
 
     raw = _overridden(read_config(config, sets, strategy), out=out, device=device)
+    _spread(processes)
 
     from avcl.config.build import method_settings
     from avcl.experiment.run import Run
@@ -109,7 +114,9 @@ def train(
     if dry_run:
         write(dump_config(run.settings), *(f"# {key}: {value}" for key, value in run.dry_run().items()))
         return
-    write(*run_tables(run.train(resume=resume)), f"Everything is in {run.folder}")
+    results = run.train(resume=resume)
+    if launch.number() == 0:
+        write(*run_tables(results), f"Everything is in {run.folder}")
 
 
 @app.command()
@@ -122,11 +129,13 @@ def pretrain(
     frozen: Annotated[
         bool, typer.Option("--frozen", help="Freeze the backbone; train the strategies' modules alone.")
     ] = False,
+    processes: Processes = 1,
 ) -> None:
     """Pre-train on the scenario's pre-training clips and write initial weights for `avcl train`."""
     from avcl.config.files import read_config
 
     raw = _overridden(read_config(config, sets, strategy), device=device)
+    _spread(processes)
 
     from avcl.experiment import pretraining
     from avcl.experiment.run import Run
@@ -188,6 +197,12 @@ def doctor() -> None:
     from avcl.registry import registry
 
     show(registry())
+
+
+def _spread(processes: int) -> None:
+    """Go on in so many processes, unless this is one of them."""
+    if processes > 1 and "RANK" not in os.environ:
+        raise typer.Exit(launch.launch(processes, sys.argv[1:]))
 
 
 def _overridden(raw: dict[str, Any], **options: str) -> dict[str, Any]:

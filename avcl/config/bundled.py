@@ -1,6 +1,7 @@
 """The run files that come with avcl: the folder ``examples`` of a clone, the package ``avcl.examples`` of a wheel."""
 
 import logging
+import os
 from pathlib import Path
 
 from avcl.errors import UserError, nearest
@@ -20,7 +21,7 @@ def find_file(name: str | Path) -> Path:
     """The file of that name, else NAME.yaml in this folder, else the bundled run file; UserError suggests one."""
     path = Path(name)
     found = _first(str(name), path, Path(f"{name}.yaml"))
-    if found is not path:
+    if found is not path and "RANK" not in os.environ:  # said once, not by each of several processes
         log.info("run file %s", found)
     return found
 

@@ -25,11 +25,11 @@ HARMLESS = {
 }
 """Settings that may differ when a run is resumed, and why that cannot change its result.
 
-The number of a CUDA device may, too. Not among them: the kind of device and ``eval_batch_size``, which change the
-rounding of sums.
+The number of a CUDA device may, too, and that of processes, which changes no more than the rounding of sums. Not among
+them: the kind of device and ``eval_batch_size``, which change it where a user would not expect it.
 """
 
-NOTED = (*(f"settings.{key}" for key in HARMLESS), "settings.device", "plugins", "method")
+NOTED = (*(f"settings.{key}" for key in HARMLESS), "settings.device", "plugins", "method", "processes")
 """Keys of ``run.json`` whose change is noted; ``device`` is compared as what it came to, not as ``auto``."""
 
 DERIVED = ("seed", "needs_boundaries", "joint", "parameters", "clips", "data")
@@ -72,7 +72,7 @@ def resumed(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> dict
     if wrong:
         first = {key: pair for key, pair in wrong.items() if key.partition(".")[0] not in DERIVED} or wrong
         lines = [f"{_short(key)}: {_said(a)} in {path}, {_said(b)} now" for key, (a, b) in first.items()]
-        allowed = f"{', '.join(HARMLESS)} and the number of a CUDA device"
+        allowed = f"{', '.join(HARMLESS)}, the number of a CUDA device and of processes"
         raise UserError("\n".join([*lines, f"--resume may change {allowed}; for other settings choose another --out"]))
     about = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **started()}
     changed = {_short(key): [_said(a), _said(b)] for key, (a, b) in found.items()}

@@ -55,9 +55,9 @@ class Pictures(PluginMetric[None]):
         self.reset()
 
     def after_eval(self, strategy: Learner) -> list[MetricValue]:
-        """Draw and write; not within a task, and on rank zero alone."""
+        """Draw and write; not within a task."""
         part, done = selecting(strategy.strategies), strategy.tasks_done
-        if strategy.batches_done or not done or part is None or distributed.rank():
+        if strategy.batches_done or not done or part is None:
             return []
         return [
             MetricValue(self, f"pictures/{name}", image, strategy.clock.train_iterations)
@@ -66,7 +66,9 @@ class Pictures(PluginMetric[None]):
 
     def _figures(self, learner: Learner, part: Strategy, done: int) -> Iterator[tuple[str, Any]]:
         file = f"after_{done}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', self.parts[done - 1])}.png"
-        kept = list(self._kept(learner, part, done - 1))
+        kept = list(self._kept(learner, part, done - 1))  # by all processes: they share a replay buffer
+        if distributed.rank():
+            return
         if kept:
             figure = selection_figure(kept, f"What {part.name} selects, after task {done} ({self.parts[done - 1]})")
             yield "selection", write_figure(figure, self.folder / "pictures" / file)

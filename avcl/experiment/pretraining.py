@@ -30,6 +30,12 @@ def pretrain(run: Run, path: str | Path, frozen: bool = False) -> None:
     module) on the frozen backbone, each for ``learner.epochs`` epochs. Nothing is replayed. ``frozen`` leaves
     the backbone as it is, so that the second part can have epochs of its own, or follow imported weights.
     """
+    with distributed.joined(run.device) as device:
+        run.device = str(device)
+        _pretrain(run, Path(path), frozen)
+
+
+def _pretrain(run: Run, path: Path, frozen: bool) -> None:
     clips = run.scenario.pretraining_clips()
     if clips is None:
         setting = "scenario.pretraining, or " if "pretraining" in fields(type(run.scenario)) else ""
@@ -64,7 +70,8 @@ def _trained(learner: Learner) -> dict[str, nn.Module]:
 
 def _train(run: Run, stream: Any, strategies: Sequence[Strategy], what: str) -> Learner:
     bar = Bar([len(stream[0].dataset)], [what])
-    learner = run.learner(strategies, evaluator=quiet_evaluator(LossTerms(), loggers=(bar,)))
+    shown = (bar,) if distributed.rank() == 0 else ()
+    learner = run.learner(strategies, evaluator=quiet_evaluator(LossTerms(), loggers=shown))
     try:
         learner.train(stream)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,8 @@ from avcl.training.callbacks import Callback
 from avcl.training.learner import Learner
 from avcl.training.saving import Saving
 from avcl.utils import atomic, distributed
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -121,7 +124,15 @@ class Run:
         were. A folder that holds a run or any other file is never overwritten. Otherwise: UserError. A signal to
         stop is heard between two batches, of evaluation too, and ends in StoppedError.
         """
-        manifest = self.folder.claim(self._manifest(), resume)
+        with distributed.joined(self.device) as device:
+            self.device = str(device)
+            return self._trained(resume)
+
+    def _trained(self, resume: bool) -> dict[str, Any]:
+        here = self._manifest()
+        manifest = distributed.from_first(lambda: self.folder.claim(here, resume))
+        if (then := manifest["processes"]) != here["processes"]:
+            log.info("resumed in %d processes instead of %d: replayed clips are dealt anew", here["processes"], then)
         with self.folder.owned():
             state = self.folder.checkpoints.newest() if resume else None
             if state is not None:
@@ -233,10 +244,12 @@ class Run:
             whole = training and not learner.pending and not learner.task_is_over
             if whole and every and learner.steps % every == 0:
                 self._evaluate(learner)
-            if stopping.asked or (training and self.checkpoint.due(learner.steps)):
+            asked, due = distributed.any_of(bool(stopping.asked), training and self.checkpoint.due(learner.steps))
+            if asked or due:
                 self._save(learner, evaluation_due=not training)
-            if stopping.asked:
-                raise StoppedError(f"stopped by {stopping.asked} after step {learner.steps}; continue with --resume")
+            if asked:
+                by = next(filter(None, distributed.everyone(stopping.asked)))
+                raise StoppedError(f"stopped by {by} after step {learner.steps}; continue with --resume")
 
         return pause
 

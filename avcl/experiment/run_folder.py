@@ -75,12 +75,15 @@ class RunFolder:
     def owned(self) -> Iterator[None]:
         """Within this block no other run writes into the folder, which exists; UserError where one does so now."""
         lock = FileLock(self / LOCK, blocking=False)
-        if distributed.rank() == 0:
+
+        def acquire() -> None:
             try:
                 lock.acquire()
             except Timeout:
                 told = "another process is running in it; wait for it, or choose another --out"
                 raise UserError(f"{self}: {told}") from None
+
+        distributed.from_first(acquire)
         try:
             yield
         finally:

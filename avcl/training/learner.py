@@ -128,6 +128,9 @@ class Learner(BaseSGDTemplate):
             dict(initial or {}),
         )
         self.precision = mine.precision
+        if mine.batch_size < distributed.world_size():
+            least = f"must be at least {distributed.world_size()}, the number of processes"
+            raise UserError(f"learner.batch_size: invalid value {mine.batch_size}: {least}")
         self.loading = Loading(
             mine.batch_size,
             mine.eval_batch_size,
@@ -441,22 +444,23 @@ class Learner(BaseSGDTemplate):
             "batches_done": self.batches_done,
             "bad_clips": dict(self.bad.reasons),
             "callbacks": [plugin.state_dict() for plugin in self._lasting],
+            "own": self._own(),
         }
 
-    def own_state(self) -> dict[str, Any]:
+    def _own(self) -> dict[str, Any]:
         """What of the state only this process has: its rows of replay buffers, its gradients that wait."""
-        return {"rows": [memory.state_dict()["rows"] for memory in self._memories()], "update": self.update.own_state()}
+        held = [held for part in self.strategies for held in vars(part).values() if isinstance(held, Memory)]
+        return {"rows": [memory.state_dict()["rows"] for memory in held], "gradients": self.update.gradients()}
 
-    def _memories(self) -> Iterator[Memory]:
-        return (held for part in self.strategies for held in vars(part).values() if isinstance(held, Memory))
-
-    def load_state_dict(self, state: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``, in a learner made alike: what was trained is skipped, the rest follows identically.
 
-        ``others``: the own state of processes 1 and on that saved it with this one's 0; their number may be another.
+        ``state["others"]``, if there: what processes 1 and on had for themselves when process 0 saved it. That there
+        are more or fewer processes now changes no more than the rounding of sums.
         """
+        others = state.get("others", ())
         self.model.load_state_dict(state["backbone"])
-        self.update.load_state_dict(state["update"], [other["update"] for other in others])
+        self.update.load_state_dict(state["update"], [other["gradients"] for other in others])
         for name, value in state["generators"].items():
             self.generators[name].set_state(value)
         saved = iter(zip(*(other["rows"] for other in others), strict=True))

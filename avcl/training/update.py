@@ -73,12 +73,12 @@ class Update:
             "optimizer": self.optimizer.state_dict(),
             "warmup": None if self.warmup is None else self.warmup.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "gradients": self.own_state(),
+            "gradients": self.gradients(),
             "steps": self.steps,
             "pending": self.pending,
         }
 
-    def own_state(self) -> list[Tensor | None]:
+    def gradients(self) -> list[Tensor | None]:
         """The gradients that wait, which every process has for itself."""
         return [parameter.grad for parameter in self.parameters] if self.pending else []
 

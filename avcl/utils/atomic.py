@@ -1,5 +1,7 @@
 """Writes files that get their name when they are whole, whenever a process is killed and however many write them."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import hashlib
@@ -25,23 +27,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def named_by_content(folder: Path, name: str) -> Iterator[BinaryIO]:
+def named_by_content(folder: Path, name: str) -> Iterator[Hashing]:
     """A binary file to be written from front to back; on the disk it gets ``name`` with its SHA-256 in place of {}."""
-    content = hashlib.sha256()
+    written: Hashing | None = None
     aside = folder / f"{uuid.uuid4().hex}.writing"
-    with _renamed(aside, lambda: folder / name.format(content.hexdigest())) as file:
-        yield cast(BinaryIO, _Hashing(file, content.update))
+    with _renamed(aside, lambda: folder / name.format(cast(Hashing, written).hexdigest())) as file:
+        written = Hashing(file)
+        yield written
 
 
-class _Hashing:
-    """A file to write to, and somebody who sees all that is written."""
+class Hashing:
+    """A file to write to, and the SHA-256 of all that was written."""
 
-    def __init__(self, file: BinaryIO, seen: Callable[[bytes], None]):
-        self.file, self.seen = file, seen
-        self.flush = file.flush
+    def __init__(self, file: BinaryIO):
+        self.file, self._content = file, hashlib.sha256()
+        self.flush, self.hexdigest = file.flush, self._content.hexdigest
 
     def write(self, part: bytes) -> int:
-        self.seen(part)
+        """Write ``part``."""
+        self._content.update(part)
         return self.file.write(part)
 
 

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from avcl.errors import UserError
+
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for another one: evaluation and checkpoints of rank 0 are in it."""
@@ -45,14 +47,17 @@ def launched() -> int:
 def joined(device: str | torch.device) -> Iterator[torch.device]:
     """Within this block the processes that a launcher started are one group; yields this one's device.
 
-    CUDA devices go by the local rank, unless one is named by its number.
+    CUDA devices go by the local rank; UserError where there are too few, or one is named by its number.
     """
     device = torch.device(device)
     if launched() == 1 or world_size() > 1:
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.index is None else device
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if device.index is not None or local >= there:
+            raise UserError(f"device: {there} CUDA devices for processes that need one each; start fewer, or name none")
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
@@ -188,7 +193,7 @@ def send(rows: Mapping[str, Tensor], to: Tensor) -> tuple[dict[str, Tensor], Ten
     found, at = {}, 0
     for key, value in rows.items():
         wide = _bytes(value).shape[1]
-        part = flat[:, at : at + wide].contiguous().view(value.dtype)
+        part = flat.new_empty(len(flat), wide).copy_(flat[:, at : at + wide]).view(-1).view(value.dtype)
         found[key], at = part.view(len(flat), *value.shape[1:]), at + wide
     return found, torch.arange(world).repeat_interleave(torch.tensor(came))
 

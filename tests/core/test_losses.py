@@ -1,10 +1,7 @@
-"""The equations against numbers worked out by hand, and several processes against one."""
+"""The equations against numbers worked out by hand."""
 
 import math
-import subprocess
-import sys
 
-import pytest
 import torch
 
 from avcl import losses
@@ -55,41 +52,3 @@ def test_reconstruction_of_each_clip_is_its_own():
     alone = torch.cat([losses.reconstruction(predicted[i : i + 1], patches[i : i + 1]) for i in range(3)])
     assert together.shape == (3,)
     torch.testing.assert_close(together, alone)
-
-
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from avcl import losses
-from avcl.utils.distributed import average_gradients
-rank, meeting, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-audio, video, weight = (x.double() for x in torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)))
-weight = torch.nn.Parameter(weight)
-mine = slice(2 * rank, 2 * rank + 2)
-terms = [losses.contrastive(audio[mine] @ weight, video[mine] @ weight, 0.5, both=both) for both in (True, False)]
-(terms[0].mean() + terms[1].mean()).backward()
-average_gradients([weight])
-torch.save((terms[0].detach(), terms[1].detach(), weight.grad), f"{out}/{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.process
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_share_negatives_and_gradient(tmp_path):
-    """Two processes of two clips have the losses and the mean gradient of one process of four."""
-    command = [sys.executable, "-c", PROCESS]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "meet"), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-
-    audio, video, weight = (x.double() for x in torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)))
-    weight.requires_grad_()
-    both = losses.contrastive(audio @ weight, video @ weight, 0.5)
-    one = losses.contrastive(audio @ weight, video @ weight, 0.5, both=False)
-    (both.mean() + one.mean()).backward()
-    torch.testing.assert_close(torch.cat([part[0] for part in parts]), both.detach())
-    torch.testing.assert_close(torch.cat([part[1] for part in parts]), one.detach())
-    for part in parts:
-        torch.testing.assert_close(part[2], weight.grad)

@@ -10,6 +10,7 @@ from avcl.errors import BadClip, UserError
 from avcl.scenario import _Named, augmentation, augmenting, blended, truth_of
 from avcl.testing.toys import Noise, NoiseClips
 from avcl.training.loading import BadClips, Batches, Collate, Reader
+from avcl.utils import distributed
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_clip():
@@ -48,11 +49,16 @@ def test_a_later_start_is_the_same_stream_cut(start):
     assert len(rest) == len(whole) - start
 
 
-def test_processes_share_an_epoch_without_overlap_and_take_as_many_batches():
-    parts = [list(batches(11, 2, rank=r, world=2)) for r in (0, 1)]
-    seen = [{clip for batch in part for _, clip in batch} for part in parts]
-    assert not seen[0] & seen[1]
-    assert len(parts[0]) == len(parts[1]) == 2
+def test_processes_share_every_batch(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(list(batches(11, 3, drop_last=False)))
+    monkeypatch.undo()
+    together = [first + second for first, second in zip(*parts, strict=True)]
+    assert together == list(batches(11, 3, drop_last=False))
+    assert [len(batch) for batch in parts[0]] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

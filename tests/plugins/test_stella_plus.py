@@ -46,13 +46,6 @@ def test_there_is_room_for_as_many_clips_as_the_paper_has(capacity, audio, video
     assert clips == capacity * WHOLE // kept
 
 
-def test_every_process_has_its_share_of_the_room(monkeypatch):
-    monkeypatch.setattr("avcl.memory.world_size", lambda: 4)
-    memory = Memory(capacity=2000)
-    Learner(backbone=paper_backbone(), strategy=StellaPlus(memory=memory))
-    assert memory.state_dict()["slots"] == 1000
-
-
 def test_it_takes_no_more_bytes_than_derpp():
     """At the paper's sizes, with everything that is stored beside the patches: within one percent."""
     clip = Clip.cut(torch.randn(1, 4, 3, 224, 224), torch.randn(1, 1, 1024, 128), 16)

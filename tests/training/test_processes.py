@@ -46,7 +46,7 @@ def test_they_train_as_one(one, many, case):
     for found in (process[case] for process in many):
         assert found["steps"] == alone["steps"]
         assert [name for name, _ in found["losses"]] == [name for name, _ in alone["losses"]]
-        close = dict(rtol=0, atol=1e-9)
+        close = {"rtol": 0, "atol": 1e-9}
         torch.testing.assert_close([x for _, x in found["losses"]], [x for _, x in alone["losses"]], **close)
         torch.testing.assert_close(found["gradients"], alone["gradients"], **close)
         torch.testing.assert_close(found["weights"], alone["weights"], **close)
