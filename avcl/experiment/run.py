@@ -132,7 +132,8 @@ class Run:
         here = self._manifest()
         manifest = distributed.from_first(lambda: self.folder.claim(here, resume))
         if (then := manifest["processes"]) != here["processes"]:
-            log.info("resumed in %d processes instead of %d: replayed clips are dealt anew", here["processes"], then)
+            many = "process" if here["processes"] == 1 else "processes"
+            log.info("resumed in %d %s instead of %d: replayed clips are dealt anew", here["processes"], many, then)
         with self.folder.owned():
             state = self.folder.checkpoints.newest() if resume else None
             if state is not None:

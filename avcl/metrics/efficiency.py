@@ -13,6 +13,7 @@ from avcl.clip import Clip
 from avcl.compat import MetricValue, PluginMetric
 from avcl.memory import Memory
 from avcl.training.learner import Learner
+from avcl.utils import distributed
 
 ENTRANCES = ("forward", "embed", "tokens", "encode")
 """The methods of a backbone that pass clips through its encoder; each may use the others."""
@@ -84,8 +85,9 @@ class Efficiency(PluginMetric[dict[str, float]]):
         """Add this step."""
         self._passes.release()
         batch, masks = strategy.batch, strategy.masks
+        current, clips = distributed.table([strategy.num_current, self._passes.clips]).sum(0).tolist()
         found = (
-            *(1, strategy.num_current, self._passes.passes, self._passes.clips),
+            *(1, current, self._passes.passes, clips),
             *(batch.video.shape[1], batch.audio.shape[1], masks.video_visible, masks.audio_visible),
         )
         for key, count in zip(self.SUMS, found, strict=True):

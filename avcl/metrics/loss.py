@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from avcl.compat import MetricValue, PluginMetric
 from avcl.registry import blamed
 from avcl.training.learner import Learner
+from avcl.utils import distributed
 
 
 class LossTerms(PluginMetric[dict[str, float]]):
     """Means of every named loss over the last ``every`` batches, and the strategies' diagnostics.
+
+    Several processes show their mean.
 
     Tags: ``train/loss/<term>``, ``train/loss/total``, ``train/<strategy>/<name>``. Sums stay on the device
     until they are shown, so that measuring does not wait for it.
@@ -42,7 +46,8 @@ class LossTerms(PluginMetric[dict[str, float]]):
         values = {f"train/loss/{key}": value for key, value in self.result().items()}
         for part in learner.strategies:
             with blamed(part, "log"):
-                values |= {f"train/{part.name}/{key}": value for key, value in part.log().items()}
+                told = distributed.average({key: torch.as_tensor(value) for key, value in part.log().items()})
+            values |= {f"train/{part.name}/{key}": float(value) for key, value in told.items()}
         self.reset()
         return [MetricValue(self, name, value, step) for name, value in values.items()]
 

@@ -9,6 +9,7 @@ import torch
 
 from avcl.compat import MetricValue, PluginMetric
 from avcl.training.learner import Learner
+from avcl.utils import distributed
 
 MIB = 2**20
 
@@ -16,6 +17,7 @@ MIB = 2**20
 class Throughput(PluginMetric[dict[str, float]]):
     """Current clips per second and peak memory, once an epoch; evaluation does not count.
 
+    Clips are those of all processes, memory is that of the one that takes most.
     Tags: ``train/speed/clips_per_second``, ``train/speed/peak_memory_mib`` (of the device's allocator on a
     GPU, resident size of the process elsewhere). Both over all epochs since the process began are ``measured``, which a
     run writes into ``efficiency.json``: apart from results, which are the same every time.
@@ -46,7 +48,9 @@ class Throughput(PluginMetric[dict[str, float]]):
         """Show the epoch."""
         if strategy.device.type == "cuda":
             torch.cuda.synchronize(strategy.device)
-        self._peak, step = strategy.peak_bytes(), strategy.clock.train_iterations
+        every = distributed.table([self._clips, strategy.peak_bytes()])
+        self._clips, self._peak = int(every[:, 0].sum()), int(every[:, 1].max())
+        step = strategy.clock.train_iterations
         found = self.result()
         self._device = str(strategy.device)
         self._all_clips += self._clips

@@ -33,7 +33,7 @@ def one():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def many(request, tmp_path_factory):
     return together(request.param, all_trained, tmp_path_factory.mktemp("processes"), CASES)
 
