@@ -41,7 +41,7 @@ Status: two golden steps of the authors' code, scores, selection, losses, gradie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -289,3 +289,11 @@ def strategies() -> Iterable[type[Strategy]]:
 def doctor() -> Iterable[tuple[str, str]]:
     """Say which form of the ops runs."""
     return native.lines()
+
+
+@hookimpl
+def benches() -> Iterable[tuple[str, Callable[[Sequence[str]], None]]]:
+    """`avcl bench selection`: the ops, beside what one would write in PyTorch."""
+    from avcl.plugins.stella.ops.bench import main
+
+    return [("selection", main)]
