@@ -35,9 +35,9 @@ LEAST = 0.2  # seconds for which the matrix product is repeated
 def multiply_adds(stages: Stages) -> tuple[dict[str, int], list[str]]:
     """Multiply-adds of the next step by stage, and the ops of plugins that have no formula.
 
-    Counted by PyTorch's ``FlopCounterMode``: matrix products, convolutions, attention, and ops of plugins with a formula
-    of their own (``torch.utils.flop_counter.register_flop_formula``). Not counted: what is done number by number
-    (norms, softmax, activations, the optimizer), sorting, drawing, copying.
+    Counted by PyTorch's ``FlopCounterMode``: matrix products, convolutions, attention, and ops of plugins that have a
+    formula (``torch.utils.flop_counter.register_flop_formula``). Not counted: what is done number by number (norms,
+    softmax, activations, the optimizer), sorting, drawing, copying.
     """
     missing = {op: formula for op, formula in ATTENTION.items() if op not in flop_registry}
     counter = FlopCounterMode(display=False, custom_mapping=missing)

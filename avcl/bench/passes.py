@@ -12,7 +12,7 @@ import torch
 from avcl.backbones.protocol import Backbone
 from avcl.training.learner import Learner
 
-KINDS = ("forward", "embed", "encode", "fuse")
+KINDS = ("forward", "embed", "encode", "encode_first", "fuse")
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def counted(learner: Learner) -> Iterator[dict[str, list[int]]]:
     """While entered, all passes by kind, each as the number of its clips.
 
     ``forward``: encoders, fusion, decoder · ``embed``, ``encode``: encoders, with the fusion blocks and without ·
-    ``fuse``: fusion blocks alone · ``backward``: of how many clips is not known, hence 0.
+    ``encode_first``: some of their blocks · ``fuse``: fusion blocks alone · ``backward``: 0, as nobody knows the clips.
     """
     teachers = [part for module in learner.modules() for part in module.modules() if isinstance(part, Backbone)]
     found: dict[str, list[int]] = {kind: [] for kind in (*KINDS, "backward")}

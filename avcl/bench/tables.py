@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,7 +29,10 @@ PAPER = {
 
 
 class Target(NamedTuple):
-    """At least ``speed`` times the clips per second of ``against``, in at most ``memory`` times its memory."""
+    """At least ``speed`` times the clips per second of ``against``, in at most ``memory`` times its memory.
+
+    ``method`` is a pattern, as of file names.
+    """
 
     method: str
     against: str
@@ -39,7 +43,7 @@ class Target(NamedTuple):
 TARGETS = (
     Target("stella", "derpp", 1.12, 0.6),
     Target("stella,backbone.visible_of=kept", "derpp", 1.3, 0.5),
-    Target("stella,scorer=cosine", "finetune", 0.95, 1.1),
+    Target("stella*,scorer=cosine*", "finetune", 0.95, 1.1),
 )
 
 
@@ -105,7 +109,7 @@ def sheets(result: Mapping[str, Any]) -> Iterator[tuple[str, Sheet]]:
         per = f"{told['batch_size']} current clips a step, {told['weights_bytes'] / MB:.0f} MB of weights"
         yield f"{size}: {per}; matrix products at {speed / GIGA:.0f} G multiply-adds a second", overview(methods)
         yield f"{size}: a step by stage", by_stage(methods)
-        if rows := list(missed(methods)):
+        if rows := list(verdicts(methods)):
             yield f"{size}: targets", targets(rows)
 
 
@@ -135,13 +139,14 @@ def by_stage(methods: Mapping[str, Method]) -> Sheet:
     return Sheet("method", list(STAGES), sections)
 
 
-class Missed(NamedTuple):
+class Verdict(NamedTuple):
     """A target beside what was found, and where it is lost.
 
     ``stage``: the one that takes most time beyond the reference's · ``floor``: seconds of its multiply-adds at the
     measured matrix speed · ``bound``: the ratio that multiply-adds alone allow.
     """
 
+    method: str
     target: Target
     speed: float
     memory: float
@@ -153,14 +158,16 @@ class Missed(NamedTuple):
     peak_stage: str
 
 
-def missed(methods: Mapping[str, Method], wanted: Sequence[Target] = TARGETS) -> Iterator[Missed]:
+def verdicts(methods: Mapping[str, Method], wanted: Sequence[Target] = TARGETS) -> Iterator[Verdict]:
     """Every target of methods that were measured, reached or not."""
-    for target in wanted:
-        if target.method not in methods or target.against not in methods:
+    pairs = [(target, name) for target in wanted for name in fnmatch.filter(methods, target.method)]
+    for target, name in pairs:
+        if target.against not in methods:
             continue
-        mine, other = methods[target.method], methods[target.against]
+        mine, other = methods[name], methods[target.against]
         stage = max(STAGES, key=lambda stage: mine.split[stage] - other.split[stage])
-        yield Missed(
+        yield Verdict(
+            name,
             target,
             median(mine.times(other)),
             mine.peak / other.peak,
@@ -173,7 +180,7 @@ def missed(methods: Mapping[str, Method], wanted: Sequence[Target] = TARGETS) ->
         )
 
 
-def targets(rows: Sequence[Missed]) -> Sheet:
+def targets(rows: Sequence[Verdict]) -> Sheet:
     """Targets beside what was found; of a missed one the stage that stops it, and its floor."""
     head = ["wanted", "clips/s", "stopped by", "its floor", "multiply-adds alone allow", "memory", "peak in"]
     found = []
@@ -190,7 +197,7 @@ def targets(rows: Sequence[Missed]) -> Sheet:
             f"{row.memory:.2f} x {'missed' if large else 'reached'}",
             row.peak_stage if large else "-",
         ]
-        found.append((target.method, _texts(cells)))
+        found.append((row.method, _texts(cells)))
     return Sheet("method", head, {"": found})
 
 
@@ -198,13 +205,8 @@ def beside_the_paper(result: Mapping[str, Any], size: str) -> Sheet:
     """Clips per second and memory of a size, as ratios to DER++, beside those of the paper's Table 2."""
     methods = methods_of(result, size)
     reference, (paper_speed, paper_memory) = methods["derpp"], PAPER["derpp"]
-    head = [
-        "clips/s",
-        "x derpp",
-        "x derpp in the paper",
-        "memory above weights, x derpp",
-        "memory, x derpp in the paper",
-    ]
+    head = ["clips/s", "x derpp", "x derpp in the paper"]
+    head += ["memory above weights, x derpp", "memory, x derpp in the paper"]
     rows = []
     for name, method in methods.items():
         cells = [_spread(method.speed), f"{median(method.times(reference)):.2f}", "-"]

@@ -1,4 +1,4 @@
-"""``avcl bench``: what the methods' training steps take on this machine; what reading clips takes; benches of plugins."""
+"""``avcl bench``: what the methods' training steps, reading of clips, and parts of plugins take on this machine."""
 
 from __future__ import annotations
 
