@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import time
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.autograd.profiler import profile
+from torch.autograd.profiler import profile, record_function
+
+ALLOCATION = "[memory]"  # what the profiler calls what is allocated, or, of negative size, freed
+MARK = "avcl.bench/"
 
 
 class OnDevice:
     """Peak bytes of a CUDA device in each stage, beyond what is taken when this is made."""
 
     def __init__(self, device: torch.device):
+        gc.collect()  # so that nothing from before is freed later
         self.device, self.before = device, torch.cuda.memory_allocated(device)
         self.by_stage: dict[str, int] = Counter()
 
@@ -42,36 +47,33 @@ class OnHost:
 
     def __init__(self) -> None:
         self.by_stage: dict[str, int] = Counter()
-        self._times: list[tuple[int, str]] = []  # of a stretch's end; of the first one's beginning
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Let the profiler listen; afterwards the peaks of all stretches are known."""
+        gc.collect()  # so that nothing from before is freed now
         with profile(profile_memory=True) as listening:
             yield
         told = listening.kineto_results.events()
-        changes = [(event.start_ns(), event.nbytes()) for event in told if event.name() == "[memory]"]
-        self._add_up(sorted(changes, key=lambda change: change[0]))
+        self._add_up(sorted(told, key=lambda event: event.start_ns()))
 
     def begin(self) -> None:
-        """Note the time."""
-        self._times.append((time.time_ns(), ""))
+        """Put a mark into the list."""
+        self.end("")
 
     def end(self, stage: str) -> None:
-        """Note the time."""
-        self._times.append((time.time_ns(), stage))
+        """Put a mark into the list."""
+        with record_function(MARK + stage):
+            pass
 
-    def _add_up(self, changes: list[tuple[int, int]]) -> None:
-        level, left = 0, iter(self._times)
-        begun, stretch = False, next(left, None)
-        for moment, change in changes:
-            while stretch is not None and stretch[0] <= moment:
-                begun, stretch = True, next(left, None)
-                self._raise(stretch, level)
-            level += change
-            if begun:
-                self._raise(stretch, level)
-
-    def _raise(self, stretch: tuple[int, str] | None, level: int) -> None:
-        if stretch is not None:
-            self.by_stage[stretch[1]] = max(self.by_stage[stretch[1]], level)
+    def _add_up(self, events: list[Any]) -> None:
+        level = peak = 0
+        for event in events:
+            if event.name() == ALLOCATION:
+                level += event.nbytes()
+                peak = max(peak, level)
+            elif event.name().startswith(MARK):
+                stage = event.name().removeprefix(MARK)
+                if stage:
+                    self.by_stage[stage] = max(self.by_stage[stage], peak)
+                peak = level

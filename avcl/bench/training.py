@@ -75,7 +75,10 @@ class TrainingBench(Component):
 
     def measure(self) -> dict[str, Any]:
         """All sizes: what was asked, on which machine and with which versions, what was found; ready for JSON."""
-        device = torch.device(find_device(self.device))
+        try:
+            device = torch.device(find_device(self.device))
+        except UserError as error:
+            raise UserError(f"device: {error}") from None
         installed = sorted(cls.name for _, cls in registry().offers("strategies"))
         names = [name for given in self.strategies for name in (installed if given == "all" else [given])]
         for name in names:
