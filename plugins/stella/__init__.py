@@ -266,15 +266,16 @@ class Stella(Selective):
         (audio, video), (fused_audio, fused_video) = encoded, fused
         mine = distributed.place(len(audio))
         partner = partners(mine.total, learner.generators["method"])[mine.start :][: len(audio)]
-        own = (partner == mine.start + torch.arange(len(audio))).to(audio.device)
+        own = partner == mine.start + torch.arange(len(audio))
         if mine.total > 2:
             wrong = (~own).nonzero().squeeze(1)
-            others = distributed.rows_at({"video": video}, partner[wrong.cpu()])["video"]
+            others = distributed.rows_at({"video": video}, partner[wrong])["video"]
+            wrong = wrong.to(audio.device)
             with torch.no_grad():
                 wrong_audio, wrong_video = learner.backbone.fuse(audio[wrong], others)
             fused_audio = fused_audio.index_copy(0, wrong, wrong_audio)
             fused_video = fused_video.index_copy(0, wrong, wrong_video)
-        logits = self.matching(fused_audio, fused_video)
+        logits, own = self.matching(fused_audio, fused_video), own.to(audio.device)
         self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return distributed.balanced(binary_cross_entropy_with_logits(logits, own.to(logits.dtype)), len(audio))
 

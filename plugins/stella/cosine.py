@@ -4,15 +4,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from avcl.plugins.stella.matching import Heads
+from avcl.utils import distributed
 
 
 def centred(audio: Tensor, video: Tensor) -> tuple[Heads, Heads]:
     """Tokens ``(audio (B, A, D), video (B, V, D))`` as queries, keys and values of one head: at unit length.
 
-    From each the mean token of its modality, over all of these clips, is subtracted before: what all tokens of a
-    modality have in common tells nothing.
+    From each the mean token of its modality, over the clips of all processes, is subtracted before: what all tokens
+    of a modality have in common tells nothing.
     """
-    heads = (normalize(tokens - tokens.mean((0, 1)), dim=-1)[:, None] for tokens in (audio, video))
+    clips = max(1, distributed.place(len(audio)).total)
+    sums = distributed.total([audio.sum((0, 1)), video.sum((0, 1))])
+    means = (both / (clips * tokens.shape[1]) for both, tokens in zip(sums, (audio, video), strict=True))
+    heads = (normalize(x - mean, dim=-1)[:, None] for x, mean in zip((audio, video), means, strict=True))
     audio_head, video_head = (Heads(head, head, head) for head in heads)
     return audio_head, video_head
 

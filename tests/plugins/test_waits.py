@@ -28,8 +28,8 @@ WAITS = {
     "mir": {LOOP: 1, MEMORY: 5, "plugins/mir.py cpu": 1},
     "multitask": {LOOP: 1},
     "random": {LOOP: 1, MEMORY: 7},
-    "stella": {LOOP: 1, MEMORY: 13, OPS: 22, "plugins/stella/__init__.py nonzero": 1},
-    "stella-plus": {LOOP: 1, MEMORY: 9, OPS: 22, "plugins/stella/__init__.py nonzero": 1},
+    "stella": {LOOP: 1, MEMORY: 13, OPS: 22},
+    "stella-plus": {LOOP: 1, MEMORY: 9, OPS: 22},
 }
 
 
