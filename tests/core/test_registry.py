@@ -197,9 +197,8 @@ def test_every_plugin_is_asked_with_the_run(plugins) -> None:
 
 def test_a_bench_is_found_by_its_name(plugins) -> None:
     offers = "@hookimpl\ndef benches(): return [('{0}', lambda words: ['{0}', *words])]\n"
-    registry = plugins(
-        one=HEAD + offers.format("scores"), two=HEAD + offers.format("draws"), three=GOOD.format(name="x")
-    )
+    two = {name: HEAD + offers.format(name) for name in ("scores", "draws")}
+    registry = plugins(**two, other=GOOD.format(name="other"))
     assert registry.bench("draws")(["--rounds", "3"]) == ["draws", "--rounds", "3"]  # type: ignore[func-returns-value]
     with pytest.raises(UserError, match=r"^unknown bench 'score'; did you mean 'scores'\?$"):
         registry.bench("score")

@@ -1,7 +1,8 @@
 """Where a step would wait for a GPU, told on a CPU: tensors carry a mark that says on which side they would lie.
 
-On the device are weights, whatever ``.to(device)`` or ``device=`` put there, and all that is computed of it. Python
-waits where it looks at a number of theirs, asks for a result whose size depends on the numbers, or copies to the host.
+The device goes by the name "cpu:0", the host by "cpu". On the device are weights, whatever ``.to(device)`` or
+``device=`` put there, and all that is computed of it. Python waits where it looks at a number of theirs, asks for a
+result whose size depends on the numbers, or copies to the host.
 """
 
 import sys
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
+HOST, DEVICE = torch.device("cpu"), torch.device("cpu", 0)
 HOME = Path(__file__).parents[2]
 LOOKS = ("item", "__bool__", "__int__", "__float__", "__index__", "tolist", "numpy", "__array__", "__contains__")
 LOOKS += ("__format__", "__repr__", "equal", "allclose", "is_nonzero")
@@ -31,13 +33,15 @@ class Waits(TorchFunctionMode):
         kwargs = kwargs or {}
         name = (resolve_name(func) or getattr(func, "__name__", str(func))).rpartition(".")[2]
         given = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+        if func == torch.Tensor.device.__get__:
+            return DEVICE if on_device(args[0]) else HOST
         there = any(map(on_device, given[:1] if name == "__deepcopy__" else given))
         result = func(*args, **kwargs)
         if name in ("to", "cpu", "cuda"):
             return self._moved(name, args, kwargs, result)
         if there and self._waits(name, args):
             self.waits[f"{place()} {name}"] += 1
-        if there or isinstance(kwargs.get("device"), torch.device):  # by name it is the host
+        if there or kwargs.get("device") == DEVICE:
             mark(result)
         return result
 
@@ -57,7 +61,7 @@ class Waits(TorchFunctionMode):
         if name == "to" and target is None:
             return mark(result) if was else result
         result = result.view_as(result) if result is args[0] else result
-        if name == "cpu" or target == "cpu":  # the device itself is a torch.device here
+        if name == "cpu" or torch.device(target) == HOST:
             if was:
                 self.waits[f"{place()} {name}"] += 1
             return mark(result, False)
