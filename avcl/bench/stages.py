@@ -46,7 +46,8 @@ class Stages:
 
     def __init__(self, learner: Learner):
         self.learner = learner
-        self._open, self._watch = ["data"], None
+        self._open = ["data"]
+        self._watch: Watch | None = None
         self._follow("forward", learner, "training_iteration")
         self._follow("backward", learner, "backward")
         self._follow("optimizer", learner, "optimizer_step")

@@ -13,10 +13,10 @@ def centred(audio: Tensor, video: Tensor) -> tuple[Heads, Heads]:
     From each the mean token of its modality, over the clips of all processes, is subtracted before: what all tokens
     of a modality have in common tells nothing.
     """
-    clips = max(1, distributed.place(len(audio)).total)
-    sums = distributed.total([audio.sum((0, 1)), video.sum((0, 1))])
-    means = (both / (clips * tokens.shape[1]) for both, tokens in zip(sums, (audio, video), strict=True))
-    heads = (normalize(x - mean, dim=-1)[:, None] for x, mean in zip((audio, video), means, strict=True))
+    sides = {"audio": audio, "video": video}
+    means = {side: distributed.balanced(x.mean((0, 1)), len(x)) for side, x in sides.items()}
+    means = distributed.average(means)
+    heads = (normalize(tokens - means[side], dim=-1)[:, None] for side, tokens in sides.items())
     audio_head, video_head = (Heads(head, head, head) for head in heads)
     return audio_head, video_head
 
