@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 
 from avcl.cli import launch
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Processes, Sets, Several
-from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Sets, Several
 from avcl.cli.bench import bench_app
 from avcl.cli.data import data_app
 from avcl.cli.embed import embed, search
