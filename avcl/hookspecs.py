@@ -11,7 +11,7 @@ A plugin is a module named by an entry point in the group ``avcl`` that implemen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -64,3 +64,8 @@ def loggers(run: Run) -> Iterable[BaseLogger]:  # type: ignore[empty-body]
 @hookspec
 def doctor() -> Iterable[tuple[str, str]]:  # type: ignore[empty-body]
     """Lines for ``avcl doctor``: what of the plugin depends on the machine, and which form of it runs and why."""
+
+
+@hookspec
+def benches() -> Iterable[tuple[str, Callable[[Sequence[str]], None]]]:  # type: ignore[empty-body]
+    """Benches of the plugin's own parts for ``avcl bench NAME``: names, and functions of command-line arguments."""

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -120,6 +120,13 @@ class Registry:
             except PluginError as error:
                 lines.append((f"plugin {plugin.name}", f"broken: {error}"))
         return lines
+
+    def bench(self, name: str) -> Callable[[Sequence[str]], None]:
+        """The bench of that name, a function of command-line arguments; UserError where no plugin brings one."""
+        found = dict(pair for plugin in self._that_implement("benches") for pair in self._ask(plugin, "benches"))
+        if name not in found:
+            raise UserError(f"unknown bench {name!r}{nearest(name, ('training', 'data', *found))}")
+        return found[name]
 
     def origin(self, component: Any) -> str:
         """``"calm 0.1, module calm"``: the distribution that brings an object's class, if one does, and its module."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid
 from avcl.errors import SettingsError, UserError
 from avcl.plugins.derpp import DERpp
@@ -41,9 +42,7 @@ class Selective(DERpp):
     def misfits(self, learner: LearnerView) -> Iterator[str]:
         """Settings that do not fit the backbone, one line ``"key: what is wrong"`` each."""
         backbone = learner.backbone
-        grid, patch = backbone.grid, backbone.patch
-        empty = {key: torch.zeros(1, *size) for key, size in grid.shape(patch).tensors.items()}
-        clip = Clip.cut(**empty, patch=patch)
+        grid, clip = backbone.grid, empty_clip(backbone)
         everything = {"video": grid.video, "audio": grid.audio}
         for side, kept in (("video", self.video_kept), ("audio", self.audio_kept)):
             left = {key: torch.arange(count)[None] for key, count in {**everything, side: kept}.items()}
@@ -75,3 +74,10 @@ class Selective(DERpp):
             chosen = chosen[:current] + others + chosen[current:]
         learner.batch = chosen
         self._claim(learner, current + len(others), parts)
+
+
+def empty_clip(backbone: Backbone) -> Clip:
+    """One whole clip of zeros, to try what the backbone makes of its shape."""
+    weight, shape = next(backbone.parameters()), backbone.grid.shape(backbone.patch)
+    empty = {key: weight.new_zeros(1, *size) for key, size in shape.tensors.items()}
+    return Clip.cut(**empty, patch=backbone.patch)

@@ -54,7 +54,12 @@ class Stream(nn.Module):
 
     def forward(self, patches: Tensor, at: Tensor) -> Tensor:
         """Tokens (B, L, D) of ``patches (B, L, P)`` at positions ``at (B, L)``, ready for the fusion blocks."""
-        tokens = self.embed(patches) + self.modality + look_up(self.table, at)
-        for block in self.blocks:
-            tokens = block(tokens)
+        tokens = self.first(patches, at, len(self.blocks))
         return tokens if self.fusion_table is None else tokens + look_up(self.fusion_table, at)
+
+    def first(self, patches: Tensor, at: Tensor, blocks: int) -> Tensor:
+        """Tokens (B, L, D) after the first ``blocks`` blocks."""
+        tokens = self.embed(patches) + self.modality + look_up(self.table, at)
+        for block in self.blocks[:blocks]:
+            tokens = block(tokens)
+        return tokens

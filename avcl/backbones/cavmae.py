@@ -248,7 +248,14 @@ class CavMae(Backbone, Pretrained):
         """Tokens of each modality's encoder ``(audio (B, A, D), video (B, V, D))``, ready to be fused."""
         return self._encode(clip.audio, clip.audio_at, "audio"), self._encode(clip.video, clip.video_at, "video")
 
-    def _encode(self, patches: Tensor, at: Tensor, kind: str) -> Tensor:
+    def encode_first(self, clip: Clip, blocks: int) -> tuple[Tensor, Tensor]:
+        """Tokens ``(audio (B, A, D), video (B, V, D))`` after the first ``blocks`` of each modality's blocks."""
+        if blocks > self.depth:
+            raise UserError(f"the backbone has {self.depth} blocks of each modality")
+        audio = self._encode(clip.audio, clip.audio_at, "audio", blocks)
+        return audio, self._encode(clip.video, clip.video_at, "video", blocks)
+
+    def _encode(self, patches: Tensor, at: Tensor, kind: str, blocks: int | None = None) -> Tensor:
         stream = getattr(self, kind)
         (count, numbers), most, allowed = patches.shape[1:], len(stream.table), stream.embed.in_features
         if count > most or numbers != allowed:
@@ -256,7 +263,7 @@ class CavMae(Backbone, Pretrained):
                 f"clip: {count} {kind} patches of {numbers} values do not fit the backbone (at most {most} of "
                 f"{allowed}): set its frames, height, width, times and mels to the scenario's, and cut by its patch"
             )
-        return stream(patches, at)
+        return stream(patches, at) if blocks is None else stream.first(patches, at, blocks)
 
     def alone(self, tokens: Tensor, kind: Literal["audio", "video"]) -> Tensor:
         """Tokens of one modality (B, L, D) through the fusion blocks with that modality's norms, and the last norm."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avcl.clip import Clip, Grid, Masks, Output
+from avcl.errors import UserError
 from avcl.settings import Component
 
 
@@ -49,6 +50,10 @@ class Backbone(nn.Module, Component):
     @abstractmethod
     def encode(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """Unmasked tokens of each modality alone ``(audio (B, A, D), video (B, V, D))``, ready for ``fuse``."""
+
+    def encode_first(self, clip: Clip, blocks: int) -> tuple[Tensor, Tensor]:
+        """The same after the first ``blocks`` blocks alone, for cheap scores; UserError where it has not so many."""
+        raise UserError(f"the backbone {self.name!r} cannot stop after some of its blocks")
 
     @abstractmethod
     def fuse(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """How many bytes a clip takes and how many clips a second are read: from files, and from stores made of them.
 
-python -m avcl.bench.data_road [--clips 3] [--rounds 3]
+avcl bench data [--clips 3] [--rounds 3]
 
 Its clips are 10 s long, with pictures that move and sound, made here: 640 x 360 at 30 frames a second, 1280 x 720 at
 60. Counted are seconds of processor time, of one process with one thread, files in the system's cache; samples have
@@ -9,7 +9,6 @@ the published size, 4 frames of 224 x 224 and 1024 x 128 of log-mel.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -37,22 +36,18 @@ PREPROCESSING = Preprocessing()  # as published
 KINDS = {"360p30": (640, 360, 30), "720p60": (1280, 720, 60)}
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Bytes a clip, and clips a second of processor time.")
-    parser.add_argument("--clips", type=int, default=3, help="of each kind")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def measure_roads(clips: int = 3, rounds: int = 3) -> None:
+    """Write what each road takes with so many ``clips`` of each kind, each read in so many ``rounds``."""
     torch.set_num_threads(1)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     say(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, PyAV {av.__version__}{load}")
     with tempfile.TemporaryDirectory() as folder:
         for kind, (width, height, fps) in KINDS.items():
-            paths = [Path(folder) / f"{kind} {number}.mp4" for number in range(options.clips)]
+            paths = [Path(folder) / f"{kind} {number}.mp4" for number in range(clips)]
             for number, path in enumerate(paths):
                 write_clip(path, number, width, height, fps)
-            say(f"\n{kind}, {options.clips} clips of {SECONDS} s")
-            measure(Path(folder) / kind, paths, options.rounds)
+            say(f"\n{kind}, {clips} clips of {SECONDS} s")
+            measure(Path(folder) / kind, paths, rounds)
 
 
 def measure(folder: Path, paths: Sequence[Path], rounds: int) -> None:
@@ -156,7 +151,3 @@ def say(line: str) -> None:
     """Write a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from avcl.cli import launch
 from avcl.cli.arguments import Bundled, Config, Device, Method, Name, Processes, Sets, Several
+from avcl.cli.bench import bench_app
 from avcl.cli.data import data_app
 from avcl.cli.embed import embed, search
 from avcl.cli.evaluate import evaluate
@@ -187,6 +188,7 @@ app.command()(results)
 app.command()(plot)
 app.command()(report)
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
 
 

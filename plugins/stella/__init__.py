@@ -29,10 +29,12 @@ shuffled modality        audio              video, half of pairs  video, half of
 shuffling                not said           by rejection          a random circle       -
 pooling of attention     heads and patches  mixes heads, tokens   head by head          official_pooling
 fewer past than current  not said           fails                 paired again          -
+what scores patches      matching module    matching module       matching module       scorer
 =======================  =================  ====================  ====================  =======================
 
-C is computed without any attention map (see ``ops/selection.py``); draws are functions of (seed, use, clip,
-column) and do not depend on the batch around a clip.
+``scorer: cosine`` needs neither the matching module nor the fusion pass over whole clips; its queries and keys are
+tokens of the backbone's encoders, see ``cosine.py``. C is computed without any attention map (``ops/selection.py``);
+draws are functions of (seed, use, clip, column) and do not depend on the batch around a clip.
 
 Status: two golden steps of the authors' code, scores, selection, losses, gradients and memory, matched to 1e-6
 (tests/plugins/test_stella.py). The paper's numbers: not yet.
@@ -41,7 +43,7 @@ Status: two golden steps of the authors' code, scores, selection, losses, gradie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -53,9 +55,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from avcl.backbones.protocol import Backbone
 from avcl.backbones.weights import load_state
 from avcl.clip import Clip
+from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
 from avcl.memory import Past
-from avcl.plugins.selective import Selective
+from avcl.plugins.selective import Selective, empty_clip
+from avcl.plugins.stella.cosine import centred, closeness
 from avcl.plugins.stella.matching import Heads, Matching, partners, renamed
 from avcl.plugins.stella.ops import native
 from avcl.plugins.stella.ops.philox import Use
@@ -84,6 +88,9 @@ class Stella(Selective):
     kept patches' importance, as a share of its maximum: at 1 selection is blind.
 
     Args:
+        scorer: What scores patches: attention of the matching module on fused tokens, or the cosine similarity of
+            tokens that are not fused, which costs less and trains no matching module.
+        scorer_blocks: Of the scorer cosine: blocks of each encoder that score; null for all.
         temperature: Temperature of the importance softmax (β; paper: 0.4 for VS, 0.1 for AS).
         correlation_temperature: Temperature of the correlation softmax; the authors use 1.
         select_by: Scores used: importance alone prunes nothing, correlation alone draws uniformly from what was not
@@ -98,6 +105,8 @@ class Stella(Selective):
 
     name = "stella"
 
+    scorer: Literal["matching", "cosine"] = "matching"
+    scorer_blocks: PositiveInt | None = None
     temperature: PositiveFloat = 0.4
     correlation_temperature: PositiveFloat = 1.0
     select_by: Literal["both", "importance", "correlation"] = "both"
@@ -109,9 +118,11 @@ class Stella(Selective):
     official_pooling: bool = False
 
     def begin(self, learner: LearnerView) -> None:
-        """Make the matching module, from the run's initial weights where they have one."""
+        """Make the matching module, if it scores, from the run's initial weights where they have one."""
         super().begin(learner)
         self.freqs, self.patches = learner.backbone.grid.freqs, in_patches(self.chunk, self.axis(learner))
+        if self.scorer == "cosine":
+            return
         self.matching = Matching(learner.backbone.dim, self.heads, self.official_pooling)
         if given := learner.initial_state(self.name, "matching"):
             load_state(self.matching, renamed(given), f"{self.name}: initial weights")
@@ -125,8 +136,9 @@ class Stella(Selective):
         self.put(learner, self.compose(whole, *self.budget(learner)))
 
     def penalty(self, learner: LearnerView) -> dict[str, Tensor]:
-        """The matching module's loss, beside the drift of the replayed clips."""
-        return super().penalty(learner) | {"matching": self.matching_weight * self._matching_loss}
+        """The matching module's loss, if there is one, beside the drift of the replayed clips."""
+        terms = super().penalty(learner)
+        return terms if self.scorer == "cosine" else terms | {"matching": self.matching_weight * self._matching_loss}
 
     def remember(self, learner: LearnerView) -> dict[str, Tensor]:
         """The current clips' embeddings and scores, from before the step."""
@@ -137,6 +149,8 @@ class Stella(Selective):
 
         The matching module's loss is computed on the way; no gradient of it reaches the backbone.
         """
+        if self.scorer == "cosine":
+            return self.scores(*self.unfused(learner.backbone, clip), self._past)
         with torch.no_grad():
             encoded = learner.backbone.encode(clip)
             fused = learner.backbone.fuse(*encoded)
@@ -144,11 +158,23 @@ class Stella(Selective):
         self._matching_loss = self._match(learner, encoded, fused)
         return self.scores(audio, video, self._past)
 
+    @torch.no_grad()
+    def unfused(self, backbone: Backbone, clip: Clip) -> tuple[Heads, Heads]:
+        """Queries and keys of the scorer ``cosine``."""
+        blocks = self.scorer_blocks
+        return centred(*(backbone.encode(clip) if blocks is None else backbone.encode_first(clip, blocks)))
+
+    def importance(self, query: Tensor, key: Tensor) -> Tensor:
+        """Importance (B, L) of patches with these keys, by the other modality's queries."""
+        if self.scorer == "cosine":
+            return closeness(query, key, self.temperature)
+        return importance(query, key, self.matching.scale, self.temperature)
+
     def scores(self, audio: Heads, video: Heads, past: Past | None) -> dict[str, Tensor]:
         """The scores of clips with these queries and keys; the i-th is paired with the i-th of the ``past``."""
-        scale = self.matching.scale
-        audio_importance = importance(video.query, audio.key, scale, self.temperature)
-        video_importance = importance(audio.query, video.key, scale, self.temperature)
+        scale = 1.0 if self.scorer == "cosine" else self.matching.scale
+        audio_importance = self.importance(video.query, audio.key)
+        video_importance = self.importance(audio.query, video.key)
         top_audio = leading(audio_importance, self.audio_kept)
         top_video = leading(video_importance, self.video_kept)
         audio_query = pooled_query(audio.query, audio_importance, top_audio)
@@ -229,7 +255,9 @@ class Stella(Selective):
         if held := len(self.memory):
             slots = torch.randperm(held, generator=generator)[: len(clip)]
             past = self.memory.read(slots).to(audio.device, audio.dtype)
-        scores = self.scores(*self.matching.split(*backbone.tokens(clip)), past)
+        cosine = self.scorer == "cosine"
+        heads = self.unfused(backbone, clip) if cosine else self.matching.split(*backbone.tokens(clip))
+        scores = self.scores(*heads, past)
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         return self.pick(scores, clip.index, self.audio_kept, self.video_kept, seed)
 
@@ -238,15 +266,16 @@ class Stella(Selective):
         (audio, video), (fused_audio, fused_video) = encoded, fused
         mine = distributed.place(len(audio))
         partner = partners(mine.total, learner.generators["method"])[mine.start :][: len(audio)]
-        own = (partner == mine.start + torch.arange(len(audio))).to(audio.device)
+        own = partner == mine.start + torch.arange(len(audio))
         if mine.total > 2:
             wrong = (~own).nonzero().squeeze(1)
-            others = distributed.rows_at({"video": video}, partner[wrong.cpu()])["video"]
+            others = distributed.rows_at({"video": video}, partner[wrong])["video"]
+            wrong = wrong.to(audio.device)
             with torch.no_grad():
                 wrong_audio, wrong_video = learner.backbone.fuse(audio[wrong], others)
             fused_audio = fused_audio.index_copy(0, wrong, wrong_audio)
             fused_video = fused_video.index_copy(0, wrong, wrong_video)
-        logits = self.matching(fused_audio, fused_video)
+        logits, own = self.matching(fused_audio, fused_video), own.to(audio.device)
         self._logged["matching_accuracy"] = ((logits > 0) == own).float().mean()
         return distributed.balanced(binary_cross_entropy_with_logits(logits, own.to(logits.dtype)), len(audio))
 
@@ -255,14 +284,25 @@ class Stella(Selective):
         grid = learner.backbone.grid
         return grid.freqs if self.audio_selection == "frequency" else grid.times
 
+    def mistakes(self) -> Iterator[str]:
+        """Blocks of a scorer that has none to choose."""
+        yield from super().mistakes()
+        if self.scorer == "matching" and self.scorer_blocks is not None:
+            yield f"scorer_blocks: invalid value {self.scorer_blocks}: must be null for the scorer matching"
+
     def misfits(self, learner: LearnerView) -> Iterator[str]:
         """Settings that do not fit the backbone, one line each."""
         dim = learner.backbone.dim
-        if dim % self.heads:
+        if self.scorer == "matching" and dim % self.heads:
             yield f"heads: {self.heads} does not divide the backbone's width {dim}; choose a divisor"
         axis = self.axis(learner)
         if isinstance(self.chunk, int) and axis % self.chunk and self.audio_selection != "unconstrained":
             yield f"chunk: {self.chunk} does not divide the {axis} patches of {self.audio_selection}; choose a divisor"
+        if self.scorer_blocks is not None:
+            try:
+                learner.backbone.encode_first(empty_clip(learner.backbone), self.scorer_blocks)
+            except UserError as error:
+                yield f"scorer_blocks: invalid value {self.scorer_blocks}: {error}"
         yield from super().misfits(learner)
 
 
@@ -289,3 +329,11 @@ def strategies() -> Iterable[type[Strategy]]:
 def doctor() -> Iterable[tuple[str, str]]:
     """Say which form of the ops runs."""
     return native.lines()
+
+
+@hookimpl
+def benches() -> Iterable[tuple[str, Callable[[Sequence[str]], None]]]:
+    """`avcl bench selection`: the ops, beside what one would write in PyTorch."""
+    from avcl.plugins.stella.ops.bench import main
+
+    return [("selection", main)]

@@ -41,6 +41,7 @@ def fresh(*words, **environment):
     [
         (["--help"], "Continual audio-video pre-training"),
         (["train", "--help"], "--dry-run"),
+        (["bench", "training", "--help"], "--cpu-time"),
         (["init", "--list"], "STELLA on your own videos"),
         (["--version"], f"avcl {version('avcl')}\n"),
     ],
@@ -58,7 +59,7 @@ def test_help_and_version_import_nothing_heavy(words, said):
             "avcl ",
             [
                 *("train", "pretrain", "eval", "init", "list", "show", "embed", "search"),
-                *("sweep", "results", "plot", "report", "doctor", "data", "weights"),
+                *("sweep", "results", "plot", "report", "doctor", "data", "bench", "weights"),
             ],
         ),
         ("avcl show m", ["mats", "memory", "metrics", "mir", "msrvtt", "multitask"]),

@@ -110,7 +110,7 @@ HOOK = f"{HEAD}@hookimpl\ndef strategies(): return "
         ),
         (
             f"{HEAD}def strategies(): return []",
-            "implements no hook; decorate one of backbones, doctor, evaluations, loggers, metrics, scenarios, "
+            "implements no hook; decorate one of backbones, benches, doctor, evaluations, loggers, metrics, scenarios, "
             "strategies with avcl.hookimpl",
         ),
         (f"{HOOK}Strategy", "strategies() returned <class 'avcl.strategy.Strategy'>; must be a list of classes"),
@@ -193,6 +193,18 @@ def test_every_plugin_is_asked_with_the_run(plugins) -> None:
     assert [metric.every for metric in registry.metrics(RUN)] == [7, 2, 7, 1]
     assert len(registry.loggers(RUN)) == 3
     assert registry.doctor() == [("what", "ill"), ("what", "well")]
+
+
+def test_a_bench_is_found_by_its_name(plugins) -> None:
+    offers = "@hookimpl\ndef benches(): return [('{0}', lambda words: ['{0}', *words])]\n"
+    two = {name: HEAD + offers.format(name) for name in ("scores", "draws")}
+    registry = plugins(**two, other=GOOD.format(name="other"))
+    assert registry.bench("draws")(["--rounds", "3"]) == ["draws", "--rounds", "3"]  # type: ignore[func-returns-value]
+    with pytest.raises(UserError, match=r"^unknown bench 'score'; did you mean 'scores'\?$"):
+        registry.bench("score")
+    bad = plugins(bad=HEAD + "@hookimpl\ndef benches(): return [1 / 0]\n")
+    with pytest.raises(PluginError, match=r"plugin_bad .* failed in benches: ZeroDivisionError: division by zero$"):
+        bad.bench("scores")
 
 
 def test_a_hook_that_fails_is_named_with_its_plugin(plugins) -> None:

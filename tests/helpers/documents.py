@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from avcl.bench.tables import beside_the_paper, sheets
 from avcl.cli.plugins import settings_of
 from avcl.config.bundled import bundled_files
 from avcl.registry import registry
@@ -21,6 +23,7 @@ from avcl.report.runs import Stream, find_runs, streams_of
 from avcl.report.sheet import Cell, Sheet
 from avcl.training.verdicts import VERDICTS
 from avcl.utils.atomic import write_text
+from avcl.utils.console import counted
 
 HOME = Path(__file__).parents[2]
 RESULTS = HOME / "examples" / "results" / "first_run"
@@ -118,6 +121,33 @@ def draw_results(path: Path) -> None:
     save(draw(stream(), "curves"), path)
 
 
+def measurements() -> dict[str, dict[str, Any]]:
+    """The committed measurements of training steps by file name: that of a GPU, cuda, before that of a CPU."""
+    paths = (HOME / "avcl" / "bench").glob("training_*.json")
+    return {path.name: json.loads(path.read_text()) for path in sorted(paths, key=lambda path: "cuda" not in path.name)}
+
+
+def bench() -> str:
+    """All tables of all measurements, each with its machine."""
+    parts = []
+    for name, result in measurements().items():
+        machine, versions, settings = (result[key] for key in ("machine", "versions", "settings"))
+        clock = "of the processor" if settings["cpu_time"] else "on the wall"
+        parts.append(
+            f"{machine['device_name'] or machine['processor']}, {counted(machine['threads'], 'thread')} of "
+            f"{counted(machine['cores'], 'core')}, load {machine['load']:.1f}, torch {versions['torch']}, "
+            f"{counted(settings['rounds'], 'round')}, seconds {clock} ([raw]({name})):"
+        )
+        parts += [f"{title}:\n\n{sheet.markdown()}" for title, sheet in sheets(result)]
+    return "\n\n".join(parts)
+
+
+def speed() -> str:
+    """The largest size of the first measurement, beside the paper's Table 2."""
+    result = next(iter(measurements().values()))
+    return beside_the_paper(result, list(result["sizes"])[-1]).markdown()
+
+
 def files() -> str:
     """The bundled run files, and what each says first."""
     rows = ["| name | |", "| --- | --- |"]
@@ -143,6 +173,7 @@ GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "first run": ("README.md", first_run),
     "results": ("examples/README.md", results),
     "evaluations": ("avcl/evaluation/README.md", evaluations),
+    "bench": ("avcl/bench/README.md", bench),
     "run files": ("examples/README.md", files),
     "avalanche": ("examples/README.md", avalanche),
 }

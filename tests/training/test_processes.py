@@ -21,6 +21,7 @@ CASES = {
     "patches of what others replay": Case({"er": SMALL, "random": {**SMALL, "replay": 1}, "lump": SMALL}),
     "a teacher of what others replay": Case({"er": {**SMALL, "replay": 1}, "esmer": {"memory": {"capacity": 0}}}),
     "by bytes": Case({"stella-plus": {"memory": {"budget_bytes": 300_000}}}),
+    "scored by cosine": Case({"stella": {**SMALL, "scorer": "cosine"}}, {"batch_size": 3}),
     "fewer clips than processes": Case({"stella": {"memory": {"capacity": 1}}, "cls-er": SMALL}, {"batch_size": 3}),
 }
 

@@ -1,6 +1,6 @@
 """How fast and how large the selection is, in ratios to what one would write in PyTorch.
 
-python -m avcl.plugins.stella.ops.bench [--rounds 9] [--threads 2] [--device cpu] [--clips 12] [--cpu-time]
+avcl bench selection [--rounds 9] [--threads 2] [--device cpu] [--clips 12] [--cpu-time]
 
 Times are medians over rounds in which every form has its turn, so that a busy machine slows all of them; where it is
 very busy, one thread and ``--cpu-time`` still tell. Peaks of memory are those of fresh processes. "naive" is the
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,16 +35,16 @@ FREQS, CHUNK = 8, 4
 SCALE, TEMPERATURE = WIDTH**-0.5, 0.4
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Ratios of the selection's forms.")
+    parser = argparse.ArgumentParser("avcl bench selection", description="Ratios of the selection's forms.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clips", type=int, default=12, help="of one process, as the authors trained")
     parser.add_argument("--cpu-time", action="store_true", help="of the process, instead of time on the wall")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
     device = torch.device(options.device)

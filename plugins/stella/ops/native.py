@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 from avcl.plugins.stella.ops.reference import OPS
 
@@ -114,4 +115,6 @@ for _name, _op in OPS.items():
     # scores carry no gradient, and indices have none
     _LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"avcl::{_name}", _op.fake, lib=_LIBRARY)
+    if _op.flops is not None:  # for torch.utils.flop_counter, and so for `avcl bench`
+        register_flop_formula(getattr(torch.ops.avcl, _name))(_op.flops)
 _REASONS = load_libraries(os.environ.get("AVCL_OPS") or "auto")

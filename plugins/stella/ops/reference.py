@@ -5,6 +5,7 @@ all heads is ever held. Draws are functions of (seed, use, clip index, column), 
 equal indices on every device, so sums over weights have a fixed order and nothing else than + * / is done to them.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -24,19 +25,25 @@ BLOCK = 8  # clips whose keys are gathered at once
 
 
 class Op(NamedTuple):
-    """One op: its schema, what it does in PyTorch, an empty result of the right shape, whether kernels exist."""
+    """One op: its schema, what it does in PyTorch, an empty result of the right shape, whether kernels exist.
+
+    ``flops``: the floating-point operations of its matrix products, of the shapes of its arguments; None without any.
+    """
 
     schema: str
     kernel: Callable[..., Tensor]
     fake: Callable[..., Tensor]
     native: bool
+    flops: Callable[..., int] | None
 
 
 OPS: dict[str, Op] = {}
 """All ops by name. Those that are native are also in ``csrc/ops.h``."""
 
 
-def op(fake: Callable[..., Tensor], *, native: bool = False) -> Callable[[Callable[..., Tensor]], Callable]:
+def op(
+    fake: Callable[..., Tensor], *, native: bool = False, flops: Callable[..., int] | None = None
+) -> Callable[[Callable[..., Tensor]], Callable]:
     """Make a function an op: its signature is the schema; numbers are symbolic, so no seed is compiled anew."""
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -45,7 +52,7 @@ def op(fake: Callable[..., Tensor], *, native: bool = False) -> Callable[[Callab
                 return function(first, *args)
 
         name = function.__name__
-        OPS[name] = Op(name + torch.library.infer_schema(function, mutates_args=()), kernel, fake, native)
+        OPS[name] = Op(name + torch.library.infer_schema(function, mutates_args=()), kernel, fake, native, flops)
         return kernel
 
     return register
@@ -79,7 +86,11 @@ def _indices(importance: Tensor, pruned: Tensor, keep: int, *_: object) -> Tenso
     return importance.new_empty((importance.shape[0], keep), dtype=torch.int64)
 
 
-@op(_scores, native=True)
+def _products(query: torch.Size, key: torch.Size, *_: object, **__: object) -> int:
+    return 2 * math.prod(query) * key[2]
+
+
+@op(_scores, native=True, flops=_products)
 def importance(query: Tensor, key: Tensor, scale: float, temperature: float) -> Tensor:
     """Mean over heads and queries of the row softmax, (B, L), one head at a time: its map fits into the cache."""
     dtype = wide(query, key)
