@@ -10,7 +10,8 @@ from PIL import Image
 
 from avcl.data import decode, transforms
 from avcl.data.source import Record, Source, inspect
-from avcl.data.store.format import FACTS, Form
+from avcl.data.store.format import Form
+from avcl.data.store.shard import FACTS
 from avcl.errors import BadClip
 
 MEMORY = 2**28  # bytes of decoded pictures that one process holds at a time
