@@ -161,7 +161,7 @@ class AvsBench(FileScenario):
     def _below_root(self, row: Listed) -> Extracted:
         bare = Source("", self.class_names.index(row.category), 0, row.number, row.name)
         pictures, sound = self._path("visual_frames", bare), self._path("audio_wav", bare, ".wav")
-        return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, audio=sound, first=1)
+        return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, self.bounds, audio=sound, first=1)
 
     def _path(self, kind: str, source: Source, ending: str = "") -> str:
         """Where a clip's file of one kind lies; of numbered ones with a ``*`` for the number."""

@@ -103,7 +103,7 @@ class Folder(FileScenario):
     def _source(self, found: Found, label: int, task: int, index: int) -> Source:
         name = found.path.relative_to(self._root).as_posix()
         stored = self._store.find(found.split, name, label, task, index) if self._store else None
-        return stored or Source(str(found.path), label, task, index, name)
+        return stored or Source(str(found.path), label, task, index, name, self.bounds)
 
     @cached_property
     def _divided(self) -> bool:

@@ -248,11 +248,11 @@ class Listed(FileScenario):
             kept = ("pretraining", "train") if split == "pretraining" else (split,)  # a clip is kept once
             return next(filter(None, (self._store.find(one, row.name, label, task, index) for one in kept)), None)
         if row.pictures:
-            found = Extracted(row.pictures, label, task, index, row.name, audio=row.audio, rate=row.rate)
+            found = Extracted(row.pictures, label, task, index, row.name, self.bounds, audio=row.audio, rate=row.rate)
             if found.there:
                 return found
         path = next((self._media[stem] for stem in row.stems if stem in self._media), "")
-        return Source(path, label, task, index, row.name) if path else None
+        return Source(path, label, task, index, row.name, self.bounds) if path else None
 
     def _spare(self, row: Row, split: str, index: int, chosen: Selection, unused: bool) -> None:
         """Keep a clip where pre-training wants it; ``unused``: it is of no task."""

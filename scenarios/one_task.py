@@ -135,7 +135,7 @@ class OneTask(FileScenario):
         if self._store:
             return self._store.find(split, entry.name, label, 0, index)
         path = self._media.get(entry.stem, "")
-        return Source(path, label, 0, index, entry.name) if path else None
+        return Source(path, label, 0, index, entry.name, self.bounds) if path else None
 
 
 def lines_of(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from time import thread_time
 
 import av
 import numpy as np
@@ -21,7 +22,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from avcl.errors import BadClip
+from avcl.data.bounds import Bounds
+from avcl.data.bounds import bad as bad
 
 RATE = 16000
 """Samples of sound per second, after decoding."""
@@ -33,6 +35,14 @@ APART = 1.0  # the packets of two streams lie within so many seconds of each oth
 
 # how MP4 and QuickTime (after four bytes), Matroska and WebM, AVI begin
 SIGNATURES = (b"ftyp", b"\x1a\x45\xdf\xa3", b"RIFF")
+
+# FFmpeg's names of the containers that are read: recordings, which hold all they are. Not among them are lists of
+# other files or addresses (concat, hls, dash, sdp), single pictures, raw video, subtitles and devices.
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "flv", "asf", "mpeg", "mpegts")
+CONTAINERS += ("mxf", "ogg", "nut", "rm", "dv", "wav", "w64", "aiff", "caf", "au", "mp3", "flac", "aac", "ac3", "eac3")
+CONTAINERS += ("dts", "amr")
+
+DEFAULT = Bounds()
 
 
 @dataclass(frozen=True)
@@ -51,37 +61,38 @@ class Probe:
     channels: int = 0
 
 
-def probe(path: str, until: float = math.inf) -> Probe:
-    """Read a file's packets up to ``until``; BadClip where it is no media file or was cut off before that.
+def probe(path: str, until: float = math.inf, bounds: Bounds = DEFAULT) -> Probe:
+    """Read a file's packets up to ``until``; BadClip where it is no media file, out of bounds, or was cut off before.
 
     Transport streams, fragmented MP4 and AVI do not say how long they were meant to be: cut off, they are
     just shorter.
     """
-    with _reported(path, "file"), _opened(path) as container:
+    with _reported(path, "file"), _opened(path, bounds) as container:
         facts: dict[str, float] = {}
-        ends = _ends(container, until)
+        ends = _ends(container, until, bounds.timed(path, container.demux()))
         if video := _video(container):
-            _prepare(path, video)
+            _prepare(path, video, bounds)
             size = video.codec_context
             facts |= {"video": ends.get(video.index, 0.0), "width": size.width, "height": size.height}
             facts |= {"fps": float(video.average_rate or 0)}
         if audio := _audio(container):
-            _prepare(path, audio)
+            _prepare(path, audio, bounds)
             facts |= {"audio": ends.get(audio.index, 0.0), "rate": audio.rate, "channels": audio.channels}
         for promised, end in _promises(container, ends):
+            bounds.check_length(path, max(promised, end))
             if end < min(promised, until) - EARLY:
                 raise bad(path, f"truncated: ends at {end:.1f} s of {promised:.1f} s")
         return Probe(**facts)  # type: ignore[arg-type]
 
 
-def frames(path: str, times: Sequence[float]) -> Tensor:
+def frames(path: str, times: Sequence[float], bounds: Bounds = DEFAULT) -> Tensor:
     """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8.
 
     Each is the last frame that begins at or before its time, by the time stamps, which may be uneven; where
     there is none, the first frame.
     """
     with _reported(path, "video"):
-        pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0]), times)]
+        pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0], bounds), times)]
     if len(pictures) < len(times):
         raise bad(path, f"no picture at {times[len(pictures)]:.1f} s")
     if len({picture.shape for picture in pictures}) > 1:
@@ -89,20 +100,20 @@ def frames(path: str, times: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
+def sound(path: str, start: float = 0.0, seconds: float = math.inf, bounds: Bounds = DEFAULT) -> Tensor:
     """The first audio track from ``start`` for at most ``seconds``: (samples,) float32 in [-1, 1] at 16 kHz.
 
     Mixed down to one channel by FFmpeg's weights, which sum to one (for stereo: the average), in 16 bits, as
     in the extracted files of the papers. Always decoded from the beginning, so that any part equals that part
     of the whole. Sound that begins late has silence before it; sound that never changes is refused as silent.
     """
-    with _reported(path, "audio"), _opened(path) as container:
+    with _reported(path, "audio"), _opened(path, bounds) as container:
         stream = _audio(container)
         if stream is None:
             raise bad(path, "no audio stream")
-        _prepare(path, stream)
+        _prepare(path, stream, bounds)
         wanted = math.ceil(min(seconds * RATE, sys.maxsize))
-        wave = _mono(container.decode(stream), _start(container) + start, wanted)
+        wave = _mono(bounds.timed(path, container.decode(stream)), _start(container) + start, wanted)
         if not len(wave):
             raise bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
@@ -121,17 +132,19 @@ def _reported(path: str, part: str) -> Iterator[None]:
         raise bad(path, f"corrupt {part}") from None
 
 
-def _opened(path: str) -> InputContainer:
-    """The open file, read without packets that were cut short; a title in an unknown encoding does no harm."""
+def _opened(path: str, bounds: Bounds) -> InputContainer:
+    """The open file, read without packets that were cut short; a title in an unknown encoding does no harm.
+
+    Nothing but its own bytes is read: no other file and no address; and no picture that is beyond the bounds.
+    """
+    path = os.path.abspath(path)
+    bounds.check_file(path)
+    options = {"fflags": "+discardcorrupt", "max_pixels": str(bounds.pixels)}
+    options |= {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
-        return av.open(os.path.abspath(path), options={"fflags": "+discardcorrupt"}, metadata_errors="replace")
-    except (av.error.InvalidDataError, av.error.EOFError):
+        return av.open(path, options=options, metadata_errors="replace")
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError):
         raise bad(path, _not_opened(path)) from None
-
-
-def bad(path: str, reason: str) -> BadClip:
-    """What to raise for a file that cannot be used; its name, whatever bytes it has, can be printed."""
-    return BadClip(os.fsencode(path).decode(errors="replace"), reason)
 
 
 def _not_opened(path: str) -> str:
@@ -143,11 +156,14 @@ def _not_opened(path: str) -> str:
     return "truncated" if head.startswith(SIGNATURES) or head[4:].startswith(SIGNATURES) else "not a media file"
 
 
-def _prepare(path: str, stream: VideoStream | AudioStream) -> None:
+def _prepare(path: str, stream: VideoStream | AudioStream, bounds: Bounds) -> None:
     if stream.codec_context is None:
         raise bad(path, f"no decoder for its {stream.type}")
     # The loader's workers are the parallelism; more threads cost more than they bring.
     stream.codec_context.thread_count = 1
+    if isinstance(stream, VideoStream):
+        bounds.check_picture(path, stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(bounds.pixels)}
 
 
 def _video(container: InputContainer) -> VideoStream | None:
@@ -164,11 +180,11 @@ def _start(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _ends(container: InputContainer, until: float) -> dict[int, float]:
+def _ends(container: InputContainer, until: float, packets: Iterable[av.Packet]) -> dict[int, float]:
     """When the last packet of each stream ends, by stream index; stops reading a little after ``until``."""
     start, ends = _start(container), dict[int, float]()
     chosen = [stream.index for stream in (_video(container), _audio(container)) if stream]
-    for packet in container.demux():
+    for packet in packets:
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:
             continue
@@ -192,18 +208,20 @@ def _promises(container: InputContainer, ends: dict[int, float]) -> Iterator[tup
         yield container.duration / av.time_base, max(ends.values(), default=0.0)
 
 
-def _decoded(path: str, time: float) -> Iterator[tuple[float, av.VideoFrame]]:
+def _decoded(path: str, time: float, bounds: Bounds) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames and when they are shown, in this order; the first is at or before ``time``, if one is."""
     # A key frame found by its decoding time may be shown after ``time``, and some formats are entered anywhere:
     # then look further back, and at last read from the beginning.
+    begun = thread_time()
     for back in (0.0, 1.0, 5.0, math.inf):
-        with _opened(path) as container:
+        with _opened(path, bounds) as container:
             stream = _video(container)
             if stream is None:
                 raise bad(path, "no video stream")
-            _prepare(path, stream)
+            _prepare(path, stream, bounds)
             start = _start(container)
-            decoded = ((_time(frame) - start, frame) for frame in container.decode(stream))
+            pictures = bounds.timed(path, container.decode(stream), begun)
+            decoded = ((_time(frame) - start, frame) for frame in pictures)
             if time - back <= 0:
                 yield from decoded
                 return

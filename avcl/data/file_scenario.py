@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import PositiveFloat, PositiveInt
 
 from avcl.clip import Shape
+from avcl.data.bounds import Bounds
 from avcl.data.dataset import Files
 from avcl.data.fingerprint import fingerprint_of
 from avcl.data.preprocessing import Preprocessing
@@ -51,6 +52,10 @@ class FileScenario(Scenario):
         mels: Mel bands of the spectrogram.
         window: Seconds over which the frames are spread.
         seconds: Seconds of every file that are used, from its start.
+        max_pixels: Pixels of a picture at most; a clip beyond this bound or the next ones cannot be used.
+        max_bytes: Bytes of a file at most.
+        max_seconds: Seconds that a file lasts at most.
+        max_decode_seconds: Seconds of processor time at most for decoding a clip.
         max_bad_share: Share of a task's files that may be unusable; they are skipped and named in the log.
         store: Folder that `avcl data prepare` made of these clips, read in place of the files.
         verify: Compare the store with its SHA-256 before it is used, as `avcl data check` does; all of it is read once.
@@ -63,6 +68,10 @@ class FileScenario(Scenario):
     mels: PositiveInt = 128
     window: PositiveFloat = 4.0
     seconds: PositiveFloat = 10.0
+    max_pixels: PositiveInt = Bounds.pixels
+    max_bytes: PositiveInt = Bounds.bytes
+    max_seconds: PositiveFloat = Bounds.seconds
+    max_decode_seconds: PositiveFloat = Bounds.decode_seconds
     max_bad_share: Fraction = 0.1
     store: str | None = None
     verify: bool = False
@@ -110,6 +119,13 @@ class FileScenario(Scenario):
     def preprocessing(self) -> Preprocessing:
         """How every file is read: with the published constants, and these settings."""
         return Preprocessing(**self.shape._asdict(), window=self.window, seconds=self.seconds)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one clip may cost to read."""
+        return Bounds(
+            **{name: getattr(self, f"max_{name}") for name in ("pixels", "bytes", "seconds", "decode_seconds")}
+        )
 
     @property
     def windowed(self) -> bool:

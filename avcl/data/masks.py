@@ -7,13 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from avcl.data import decode, transforms
 from avcl.data.dataset import Files
+from avcl.data.extracted import decode_picture
 from avcl.data.source import Source
 
 
@@ -43,7 +42,7 @@ class MaskPictures(Source):
     @classmethod
     def of(cls, clip: Source, path: str, rate: float = 1.0) -> MaskPictures:
         """The masks at ``path`` of a clip, with its number, so that chance crops both alike."""
-        return cls(path, clip.label, clip.task, clip.index, clip.name, clip=clip, rate=rate)
+        return cls(path, clip.label, clip.task, clip.index, clip.name, clip.bounds, clip=clip, rate=rate)
 
     def probe(self, until: float) -> decode.Probe:
         """As long as the clip."""
@@ -75,11 +74,7 @@ class MaskPictures(Source):
     def _mask(self, number: int) -> Tensor:
         """A mask (H, W) uint8, 0 or 255: as AVSBench reads it, what is brighter than the middle."""
         path = self._path(number)
-        try:
-            with Image.open(path) as picture:
-                return torch.from_numpy(255 * (np.array(picture.convert("L")) > 127).astype(np.uint8))
-        except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
-            raise decode.bad(path, "corrupt mask") from None
+        return 255 * (decode_picture(path, path, self.bounds, "L") > 127).to(torch.uint8)
 
 
 class MaskedFiles(Files):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from avcl.data import decode, windows
+from avcl.data.bounds import Bounds
 from avcl.data.fingerprint import digest
 from avcl.errors import BadClip
 
@@ -19,7 +20,7 @@ class Source:
     """A file with its label, its task and its number, which is unique in its scenario.
 
     What is read of a clip is read through these methods, which raise BadClip; subclasses read from elsewhere.
-    ``name``: how lists and reports call the clip, wherever it lies.
+    ``name``: how lists and reports call the clip, wherever it lies · ``bounds``: what it may cost to read.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Source:
     task: int
     index: int
     name: str = ""
+    bounds: Bounds = decode.DEFAULT
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -39,15 +41,15 @@ class Source:
 
     def probe(self, until: float) -> decode.Probe:
         """What its first seconds hold, without decoding."""
-        return decode.probe(self.path, until)
+        return decode.probe(self.path, until, self.bounds)
 
     def pictures(self, times: Sequence[float]) -> Tensor:
         """The pictures (T, 3, H, W) uint8 shown at ascending ``times``."""
-        return decode.frames(self.path, times)
+        return decode.frames(self.path, times, self.bounds)
 
     def sound(self, seconds: float) -> Tensor:
         """Its first ``seconds`` of sound (samples,), float32 at 16 kHz."""
-        return decode.sound(self.path, seconds=seconds)
+        return decode.sound(self.path, seconds=seconds, bounds=self.bounds)
 
 
 class Record(NamedTuple):

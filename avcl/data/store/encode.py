@@ -39,7 +39,7 @@ def _frames(source: Source, found: decode.Probe, form: Form) -> Iterator[bytes]:
     """Every picture of the clip at the rate of the store, coded; large ones are decoded a few at a time."""
     count = max(1, round(min(found.video or 0.0, form.seconds) * form.rate))
     step = max(8, MEMORY // (3 * max(1, found.width * found.height)))
-    for start in range(0, count, step):
+    for start in source.bounds.timed(source.path, range(0, count, step)):
         times = [number / form.rate for number in range(start, min(start + step, count))]
         for picture in transforms.shrink(source.pictures(times), form.height, form.width):
             coded = io.BytesIO()

@@ -138,7 +138,7 @@ class Stored(Source):
             coded = shard.frames(self.shard, self.row, numbers)
         except IndexError:
             raise decode.bad(self.path, f"no picture at {times[-1]:.1f} s") from None
-        read = [decode_picture(io.BytesIO(picture), self.path) for picture in coded]
+        read = [decode_picture(io.BytesIO(picture), self.path, self.bounds) for picture in coded]
         if len({picture.shape for picture in read}) > 1:
             raise decode.bad(self.path, "the picture changes its size midway")
         return torch.stack(read)
