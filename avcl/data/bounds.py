@@ -44,9 +44,9 @@ class Bounds:
         if seconds > self.seconds:
             raise bad(path, f"lasts {seconds:.0f} s, more than {self.seconds:g} s")
 
-    def timed(self, path: str, items: Iterable[Item], since: float | None = None) -> Iterator[Item]:
+    def timed(self, path: str, items: Iterable[Item]) -> Iterator[Item]:
         """The items, as long as this thread takes no more processor time for them; BadClip afterwards."""
-        begun = time.thread_time() if since is None else since
+        begun = time.thread_time()
         for item in items:
             if time.thread_time() - begun > self.decode_seconds:
                 raise bad(path, f"takes more than {self.decode_seconds:g} s to decode")

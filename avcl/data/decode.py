@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from time import thread_time
+from typing import Any
 
 import av
 import numpy as np
@@ -86,18 +86,40 @@ def probe(path: str, until: float = math.inf, bounds: Bounds = DEFAULT) -> Probe
 
 
 def frames(path: str, times: Sequence[float], bounds: Bounds = DEFAULT) -> Tensor:
-    """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8.
+    """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8."""
+    return torch.stack(list(each_frame(path, times, bounds)))
+
+
+def each_frame(path: str, times: Sequence[float], bounds: Bounds = DEFAULT) -> Iterator[Tensor]:
+    """The pictures shown at ascending ``times``, upright, one after the other: (3, H, W) uint8.
 
     Each is the last frame that begins at or before its time, by the time stamps, which may be uneven; where
-    there is none, the first frame.
+    there is none, the first frame. Always decoded from the beginning: entered in its middle, a damaged file gives
+    other pictures, and so do whole ones of some formats.
     """
-    with _reported(path, "video"):
-        pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0], bounds), times)]
-    if len(pictures) < len(times):
-        raise bad(path, f"no picture at {times[len(pictures)]:.1f} s")
-    if len({picture.shape for picture in pictures}) > 1:
-        raise bad(path, "the picture changes its size midway")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    count = 0
+    with _reported(path, "video"), _opened(path, bounds) as container:
+        stream = _video(container)
+        if stream is None:
+            raise bad(path, "no video stream")
+        _prepare(path, stream, bounds)
+        start = _start(container)
+        decoded = ((_time(frame) - start, frame) for frame in bounds.timed(path, _frames(path, container, stream)))
+        for picture in alike(path, map(_upright, _shown(decoded, times))):
+            count += 1
+            yield picture
+    if count < len(times):
+        raise bad(path, f"no picture at {times[count]:.1f} s")
+
+
+def alike(path: str, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The pictures of a clip; BadClip where one has another size."""
+    size = None
+    for picture in pictures:
+        if picture.shape != (size or picture.shape):
+            raise bad(path, "the picture changes its size midway")
+        size = picture.shape
+        yield picture
 
 
 def sound(path: str, start: float = 0.0, seconds: float = math.inf, bounds: Bounds = DEFAULT) -> Tensor:
@@ -113,7 +135,7 @@ def sound(path: str, start: float = 0.0, seconds: float = math.inf, bounds: Boun
             raise bad(path, "no audio stream")
         _prepare(path, stream, bounds)
         wanted = math.ceil(min(seconds * RATE, sys.maxsize))
-        wave = _mono(bounds.timed(path, container.decode(stream)), _start(container) + start, wanted)
+        wave = _mono(bounds.timed(path, _frames(path, container, stream)), _start(container) + start, wanted)
         if not len(wave):
             raise bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
@@ -133,14 +155,14 @@ def _reported(path: str, part: str) -> Iterator[None]:
 
 
 def _opened(path: str, bounds: Bounds) -> InputContainer:
-    """The open file, read without packets that were cut short; a title in an unknown encoding does no harm.
+    """The open file; a title in an unknown encoding does no harm.
 
     Nothing but its own bytes is read: no other file and no address; and no picture that is beyond the bounds.
     """
     path = os.path.abspath(path)
     bounds.check_file(path)
-    options = {"fflags": "+discardcorrupt", "max_pixels": str(bounds.pixels)}
-    options |= {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    options |= {"max_pixels": str(bounds.pixels)}
     try:
         return av.open(path, options=options, metadata_errors="replace")
     except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError):
@@ -186,7 +208,7 @@ def _ends(container: InputContainer, until: float, packets: Iterable[av.Packet])
     chosen = [stream.index for stream in (_video(container), _audio(container)) if stream]
     for packet in packets:
         stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is None or packet.is_discard:
+        if stamp is None or packet.is_discard or packet.is_corrupt:
             continue
         begin = float(stamp * packet.time_base) - start
         if packet.stream_index in chosen and begin > until + APART:
@@ -208,31 +230,15 @@ def _promises(container: InputContainer, ends: dict[int, float]) -> Iterator[tup
         yield container.duration / av.time_base, max(ends.values(), default=0.0)
 
 
-def _decoded(path: str, time: float, bounds: Bounds) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames and when they are shown, in this order; the first is at or before ``time``, if one is."""
-    # A key frame found by its decoding time may be shown after ``time``, and some formats are entered anywhere:
-    # then look further back, and at last read from the beginning.
-    begun = thread_time()
-    for back in (0.0, 1.0, 5.0, math.inf):
-        with _opened(path, bounds) as container:
-            stream = _video(container)
-            if stream is None:
-                raise bad(path, "no video stream")
-            _prepare(path, stream, bounds)
-            start = _start(container)
-            pictures = bounds.timed(path, container.decode(stream), begun)
-            decoded = ((_time(frame) - start, frame) for frame in pictures)
-            if time - back <= 0:
-                yield from decoded
-                return
-            first = None
-            with contextlib.suppress(av.error.FFmpegError):
-                container.seek(math.floor((start + time - back) / (stream.time_base or 1)), stream=stream)
-                first = next(decoded, None)
-            if first and first[0] <= time + ROUNDING:
-                yield first
-                yield from decoded
-                return
+def _frames(path: str, container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The decoded frames of a stream from the beginning, without a last packet that was cut short."""
+    for packet, following in itertools.pairwise(itertools.chain(container.demux(stream), [None])):
+        if packet.is_corrupt and following is not None and not following.size:  # the empty one at the end
+            continue
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise bad(path, f"corrupt {stream.type}")
+            yield frame
 
 
 def _shown(decoded: Iterable[tuple[float, av.VideoFrame]], times: Sequence[float]) -> Iterator[av.VideoFrame]:
@@ -254,9 +260,9 @@ def _time(frame: av.VideoFrame | av.AudioFrame) -> float:
     return float((stamp or 0) * (frame.time_base or 0))
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8, turned as the camera was held."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+def _upright(frame: av.VideoFrame) -> Tensor:
+    """(3, H, W) uint8, turned as the camera was held."""
+    return torch.from_numpy(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).copy()).permute(2, 0, 1)
 
 
 def _mono(frames: Iterator[av.AudioFrame], begin: float, wanted: int) -> np.ndarray:

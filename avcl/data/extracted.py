@@ -1,7 +1,7 @@
 """Clips that were taken apart before: a folder of numbered pictures and a file of sound."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -49,13 +49,10 @@ class Extracted(Source):
             channels=sound.channels,
         )
 
-    def pictures(self, times: Sequence[float]) -> Tensor:
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
         """The last picture that begins at or before each of ``times``."""
         paths = [self._picture(int((time + decode.ROUNDING) * self.rate)) for time in times]
-        read = [decode_picture(path, path, self.bounds) for path in paths]
-        if len({picture.shape for picture in read}) > 1:
-            raise decode.bad(self.path, "the picture changes its size midway")
-        return torch.stack(read)
+        return decode.alike(self.path, (decode_picture(path, path, self.bounds) for path in paths))
 
     def sound(self, seconds: float) -> Tensor:
         """The first ``seconds`` of the sound file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class MaskPictures(Source):
         """As long as the clip."""
         return self.clip.probe(until)
 
-    def pictures(self, times: Sequence[float]) -> Tensor:
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
         """The masks shown at ``times``; of a time that has none nothing. BadClip where no time has one."""
         numbers = [int((time + decode.ROUNDING) * self.rate) + 1 for time in times]
         found = {n: self._mask(n) for n in set(numbers) if os.path.exists(self._path(n))}
@@ -61,7 +61,7 @@ class MaskPictures(Source):
         for place, number in enumerate(numbers):
             if number in found:
                 pictures[place, 0], pictures[place, 1] = found[number], 255
-        return pictures
+        return iter(pictures)
 
     def sound(self, seconds: float) -> Tensor:
         """Silence: whoever reads masks listens to the clip itself."""

@@ -1,9 +1,10 @@
 """One clip on a disk: what is read of it, and whether it can be used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from avcl.data import decode, windows
@@ -45,7 +46,11 @@ class Source:
 
     def pictures(self, times: Sequence[float]) -> Tensor:
         """The pictures (T, 3, H, W) uint8 shown at ascending ``times``."""
-        return decode.frames(self.path, times, self.bounds)
+        return torch.stack(list(self.each_picture(times)))
+
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
+        """The same, one after the other: of many large ones never all are in memory."""
+        return decode.each_frame(self.path, times, self.bounds)
 
     def sound(self, seconds: float) -> Tensor:
         """Its first ``seconds`` of sound (samples,), float32 at 16 kHz."""

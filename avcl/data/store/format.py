@@ -16,7 +16,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Stored(Source):
             self._refuse()
         return decode.Probe(video=self.video, audio=self.audio, fps=self.rate, rate=decode.RATE, channels=1)
 
-    def pictures(self, times: Sequence[float]) -> Tensor:
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
         """The kept pictures that begin last at or before each of ``times``."""
         self._refuse()
         numbers = [int((time + decode.ROUNDING) * self.rate) for time in times]
@@ -138,10 +138,9 @@ class Stored(Source):
             coded = shard.frames(self.shard, self.row, numbers)
         except IndexError:
             raise decode.bad(self.path, f"no picture at {times[-1]:.1f} s") from None
-        read = [decode_picture(io.BytesIO(picture), self.path, self.bounds) for picture in coded]
-        if len({picture.shape for picture in read}) > 1:
-            raise decode.bad(self.path, "the picture changes its size midway")
-        return torch.stack(read)
+        return decode.alike(
+            self.path, (decode_picture(io.BytesIO(picture), self.path, self.bounds) for picture in coded)
+        )
 
     def sound(self, seconds: float) -> Tensor:
         """The first of the kept samples, exactly as they were decoded."""
