@@ -22,6 +22,7 @@ from avcl.data.dataset import Files
 from avcl.data.extracted import Extracted
 from avcl.data.file_scenario import SPLITS, Absent, FileScenario
 from avcl.data.masks import MaskedFiles, MaskPictures
+from avcl.data.paths import below
 from avcl.data.source import Source
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
@@ -145,7 +146,12 @@ class AvsBench(FileScenario):
         for number, line in enumerate(lines[1:]):
             if len(line) != len(header):
                 raise UserError(f"{self._list}, line {number + 2}: {len(line)} cells, not {len(header)}")
-            found.append(Listed(line[split], line[category], f"{line[split]}/{line[category]}/{line[0]}", number))
+            name = f"{line[split]}/{line[category]}/{line[0]}"
+            try:
+                below(self.root, name)
+            except UserError as error:
+                raise UserError(f"{self._list}, line {number + 2}: {error}") from None
+            found.append(Listed(line[split], line[category], name, number))
         return found
 
     def _of(self, split: Split) -> list[Listed]:

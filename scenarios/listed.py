@@ -21,6 +21,7 @@ from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
 from avcl.scenarios.selection import Selection, list_path, media_files
 from avcl.scenarios.splits import Categories, bundled, key, read_categories, wrong_order
+from avcl.utils.console import counted
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 class Listed(FileScenario):
     """Clips named by lists of VGGSound, AudioSet, CAV-MAE or STELLA, below one folder; a new split is a YAML file.
 
-    A clip whose labels belong to two tasks is left out. A store brings copies of the lists: with it, ``root``
-    need not be there.
+    A clip whose labels belong to two tasks is left out; no path of a list leads out of ``root``. A store brings copies
+    of the lists: with it, ``root`` need not be there.
 
     Args:
         root: Folder below which all files lie, however deep.
@@ -162,6 +163,11 @@ class Listed(FileScenario):
         return media_files(self._root)
 
     @cached_property
+    def _elsewhere(self) -> list[str]:
+        """Paths of clips that were not found, which the lists have outside of the root."""
+        return []
+
+    @cached_property
     def _selection(self) -> Selection:
         """Go through the lists once."""
         chosen, numbers = Selection(), count()
@@ -252,6 +258,8 @@ class Listed(FileScenario):
             if found.there:
                 return found
         path = next((self._media[stem] for stem in row.stems if stem in self._media), "")
+        if row.elsewhere and not path:
+            self._elsewhere.append(row.elsewhere)
         return Source(path, label, task, index, row.name, self.bounds) if path else None
 
     def _spare(self, row: Row, split: str, index: int, chosen: Selection, unused: bool) -> None:
@@ -273,6 +281,9 @@ class Listed(FileScenario):
     def _tell(self, chosen: Selection) -> None:
         """Log what is missing; UserError where nothing was found."""
         chosen.warn()
+        if far := self._elsewhere:
+            told = f"{counted(len(far), 'clip')} by paths outside of root, which are not read"
+            log.warning("the lists have %s; the first: %s; choose a root above them", told, far[0])
         for split in SPLITS:
             there = {self.class_names[source.label] for source in chosen.sources[split]}
             names = [entry.name for task in self.task_names for entry in self._categories.tasks[task].classes]

@@ -1,5 +1,6 @@
 """Media files with damage at random places, and what a plain decoder makes of the same bytes."""
 
+import itertools
 import random
 
 import av
@@ -74,7 +75,7 @@ def write_mutants(root, count, seed=0):
 
 
 def plain_decode(path):
-    """(time, picture (H, W, 3)) of every frame from the beginning, as far as a plain decoder gets."""
+    """(time, picture (H, W, 3)) of every frame in the decoder's order, from the beginning as far as it gets."""
     found = []
     try:
         with av.open(path, metadata_errors="replace") as container:
@@ -92,5 +93,9 @@ def plain_decode(path):
 
 
 def shown(decoded, times):
-    """The picture at each time: the last that begins at or before it, or else the first."""
-    return [next((p for t, p in reversed(decoded) if t <= time + ROUNDING), decoded[0][1]) for time in times]
+    """The picture at each time: the last one before any that begins later, or else the first."""
+    found = []
+    for time in times:
+        before = list(itertools.takewhile(lambda frame: frame[0] <= time + ROUNDING, decoded))  # noqa: B023
+        found.append((before or decoded)[-1 if before else 0][1])
+    return found

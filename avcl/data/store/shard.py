@@ -62,6 +62,8 @@ class _Opened:
     def __init__(self, path: str):
         self.number = -1
         self.number = os.open(path, os.O_RDONLY)
+        found = os.fstat(self.number)
+        self.identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def __del__(self) -> None:
         if self.number >= 0:
@@ -87,15 +89,15 @@ def _read(path: str, at: int, length: int) -> bytes:
 
 def _places_of(path: str, row: int) -> Places:
     with reported(path):
-        found = _places(path)
+        found = _places(path, _opened(path).identity)
         if row >= len(found):
             raise ValueError(f"has {len(found)} clips, not {row + 1}")
         return Places(*found[row].tolist())
 
 
 @functools.cache
-def _places(path: str) -> NDArray[np.int64]:
-    """The ``Places`` of every clip of a shard, (clips, 5)."""
+def _places(path: str, identity: tuple[int, ...]) -> NDArray[np.int64]:
+    """The ``Places`` of every clip of a shard, (clips, 5); of another file of that name anew."""
     found: list[Places] = []
     at = 0
     while (start := _read(path, at, 8)) != END:
