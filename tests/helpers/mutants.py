@@ -19,7 +19,7 @@ MORE = {
 }
 
 
-def sound_files(folder, seconds=2.0):
+def good_files(folder, seconds=2.0):
     """A good clip of each container and codec."""
     kinds = {f"plain.{ending}": settings for ending, settings in KINDS.items()} | MORE
     tone = sine(seconds, 48000, 330.0)
@@ -58,9 +58,9 @@ def mutated(data, other, chance):
 
 
 def write_mutants(root, count, seed=0):
-    """So many of them as a folder of two tasks, after three good clips in each; half of them keep their length."""
+    """So many of them as a folder of two tasks, with good ones among them."""
     chance = random.Random(seed)
-    good = sound_files(root.parent / "good")
+    good = good_files(root.parent / "good")
     contents = [path.read_bytes() for path in good]
     for number in range(count):
         kind, other = chance.randrange(len(good)), chance.randrange(len(good))

@@ -115,7 +115,7 @@ def test_all_damaged_files_are_named_together(copy, tmp_path):
 def test_preparing_again_does_not_call_damage_whole_but_mends_what_was_removed(root, copy):
     path = copy / "shards" / "00001.arrow"
     flip(path, 8 * 30_000)
-    with pytest.raises(UserError, match="00001.arrow: cannot be read: its content is not that of its SHA-256; remove"):
+    with pytest.raises(UserError, match=r"00001.arrow: cannot be read: its content is not that of its SHA-256; remove"):
         list(pre_decode(scenario(root), copy, per_shard=3))
     path.unlink()
     list(pre_decode(scenario(root), copy, per_shard=3))
