@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,7 @@ class AvsBench(FileScenario):
         yield from wrong
         if wrong:
             return
-        if not self._list.is_file():
+        if not os.path.isfile(self._list):
             yield f"root: no s4_meta_data.csv in {self.root!r}; it must hold that and s4_data, as AVSBench is published"
             return
         try:
@@ -124,7 +125,7 @@ class AvsBench(FileScenario):
     def _list(self) -> Path:
         own = Path(self.root).expanduser() / "s4_meta_data.csv"
         kept = Path(self.store or "").expanduser() / "lists" / own.name
-        return kept if self.store and kept.is_file() and not own.is_file() else own
+        return kept if self.store and os.path.isfile(kept) and not os.path.isfile(own) else own
 
     @cached_property
     def _rows(self) -> list[Listed]:

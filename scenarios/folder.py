@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,7 +77,7 @@ class Folder(FileScenario):
         yield from wrong
         if wrong:
             return
-        if self._store is None and not self._root.is_dir():
+        if self._store is None and not os.path.isdir(self._root):
             yield f"root: {self.root!r} is no folder; it must hold <task>/<class>/<clip>.mp4"
             return
         try:

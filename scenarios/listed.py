@@ -1,6 +1,7 @@
 """A stream from published lists of clips: a YAML file says which classes make which task."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,12 +110,12 @@ class Listed(FileScenario):
         yield from wrong
         if wrong:
             return
-        if not self._root.is_dir() and not self.store:
+        if not os.path.isdir(self._root) and not self.store:
             yield f"root: {self.root!r} is no folder; it must hold the lists and the clips"
             return
         files = {"train": (self.train,), "eval": (self.eval,), "pretraining_lists": self.pretraining_lists}
         for setting, paths in (files | {"labels": (self.labels,) if self.labels else ()}).items():
-            for path in (path for path in paths if not self._list(path).is_file()):
+            for path in (path for path in paths if not os.path.isfile(self._list(path))):
                 hint = nearest(path, bundled(".csv"))
                 yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root{hint}"
         try:

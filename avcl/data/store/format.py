@@ -167,7 +167,7 @@ class Store:
             said = "is not complete; resume with `avcl data prepare`" if begun else "is no prepared store"
             raise UserError(f"{str(folder)!r} {said}") from None
         except OSError as error:
-            raise UserError(f"{str(folder)!r} cannot be read: {error}") from None
+            raise UserError(f"{str(folder)!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
         except ValueError:
             raise UserError(f"{str(folder)!r}: its store.json is corrupt; remove that and prepare again") from None
         self.form = Form(**self.facts["form"])
