@@ -38,9 +38,10 @@ SIGNATURES = (b"ftyp", b"\x1a\x45\xdf\xa3", b"RIFF")
 
 # FFmpeg's names of the containers that are read: recordings, which hold all they are. Not among them are lists of
 # other files or addresses (concat, hls, dash, sdp), single pictures, raw video, subtitles and devices.
-CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "flv", "asf", "mpeg", "mpegts")
-CONTAINERS += ("mxf", "ogg", "nut", "rm", "dv", "wav", "w64", "aiff", "caf", "au", "mp3", "flac", "aac", "ac3", "eac3")
-CONTAINERS += ("dts", "amr")
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mxf,ogg,nut,rm,dv,"
+    "wav,w64,aiff,caf,au,mp3,flac,aac,ac3,eac3,dts,amr"
+)
 
 DEFAULT = Bounds()
 
@@ -161,7 +162,7 @@ def _opened(path: str, bounds: Bounds) -> InputContainer:
     """
     path = os.path.abspath(path)
     bounds.check_file(path)
-    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     options |= {"max_pixels": str(bounds.pixels)}
     try:
         return av.open(path, options=options, metadata_errors="replace")

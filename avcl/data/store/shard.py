@@ -31,7 +31,7 @@ class Places(NamedTuple):
     Ends count from where the bytes begin; the first one is the beginning.
     """
 
-    count: int
+    total: int
     frame_ends: int
     frames: int
     sound_ends: int
@@ -41,10 +41,10 @@ class Places(NamedTuple):
 def frames(path: str, row: int, numbers: Sequence[int]) -> list[bytes]:
     """The coded frames of these numbers; IndexError where a clip has not as many."""
     places = _places_of(path, row)
-    if max(numbers) >= places.count:
+    if max(numbers) >= places.total:
         raise IndexError
     with reported(path):
-        ends = struct.unpack(f"<{places.count + 1}i", _read(path, places.frame_ends, 4 * places.count + 4))
+        ends = struct.unpack(f"<{places.total + 1}i", _read(path, places.frame_ends, 4 * places.total + 4))
         return [_read(path, places.frames + ends[number], ends[number + 1] - ends[number]) for number in numbers]
 
 
