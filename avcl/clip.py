@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -141,6 +142,11 @@ class Clip:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], parts: tuple[int, ...] = ()) -> Clip:
+        """The clips with these tensors, by field name."""
+        return cls(**tensors, parts=parts)  # type: ignore[arg-type]
+
+    @classmethod
     def cut(
         cls,
         frames: Tensor,
@@ -208,11 +214,11 @@ class Clip:
         patches = {key: getattr(self, key).to(*args, **kwargs) for key in ("video", "audio")}
         device = patches["video"].device
         whole = {key: value.to(device).long() for key, value in self.tensors().items() if key not in patches}
-        return Clip(**patches, **whole, parts=self.parts)
+        return Clip.of(patches | whole, self.parts)
 
     def __getitem__(self, rows: slice | Tensor) -> Clip:
         parts = self._parts_of(rows) if isinstance(rows, slice) else ()
-        return Clip(**{key: value[rows] for key, value in self.tensors().items()}, parts=parts)
+        return Clip.of({key: value[rows] for key, value in self.tensors().items()}, parts)
 
     def _parts_of(self, rows: slice) -> tuple[int, ...]:
         """The parts that ``rows`` are; none where they begin or end within one."""
@@ -233,14 +239,14 @@ class Clip:
                     "cannot form one batch: take() as many from both"
                 )
         both = {key: torch.cat([mine[key], theirs[key]]) for key in mine if key in theirs}
-        return Clip(**both, parts=self.parts + other.parts)
+        return Clip.of(both, self.parts + other.parts)
 
     def __len__(self) -> int:
         return len(self.video)
 
     def replace(self, **changes: Tensor) -> Clip:
         """The same clips with some of their tensors changed."""
-        return Clip(**{**self.tensors(), **changes}, parts=self.parts)
+        return Clip.of({**self.tensors(), **changes}, self.parts)
 
 
 def _find(numbers: list[int], number: int, first: int) -> int:

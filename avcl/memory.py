@@ -106,7 +106,7 @@ class Memory(Component):
         """The clips in ``slots (R,)``, whichever process holds them."""
         world = distributed.world_size()
         rows = distributed.take(self._rows, slots % world, slots // world)
-        clip = Clip(**{key: rows.pop(key) for key in _CLIP_PARTS})
+        clip = Clip.of({key: rows.pop(key) for key in _CLIP_PARTS})
         return Past(slots, clip.to(clip.video.dtype), rows)
 
     def write(self, slots: Tensor, **tensors: Tensor) -> None:

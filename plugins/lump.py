@@ -56,7 +56,7 @@ class LUMP(Rehearsal):
         self._past, self._rows = self.draw(learner), slice(0, 0)
         if self._past is not None:
             current, others = learner.batch[: learner.num_current], learner.batch[learner.num_current :]
-            past = Clip(**distributed.paired(self._past.clip.tensors(), learner.num_current))
+            past = Clip.of(distributed.paired(self._past.clip.tensors(), learner.num_current))
             if current.video.shape[1] < past.video.shape[1] or current.audio.shape[1] < past.audio.shape[1]:
                 past = past.take(current.video_at, current.audio_at)  # what another strategy left of the current ones
             self._logged["lambda"] = share = self.share(learner)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from avcl.data.dataset import Files
 from avcl.data.extracted import Extracted
 from avcl.data.file_scenario import SPLITS, Absent, FileScenario
 from avcl.data.masks import MaskedFiles, MaskPictures
+from avcl.data.paths import below
 from avcl.data.source import Source
 from avcl.errors import UserError
 from avcl.hookspecs import hookimpl
@@ -108,7 +110,7 @@ class AvsBench(FileScenario):
         yield from wrong
         if wrong:
             return
-        if not self._list.is_file():
+        if not os.path.isfile(self._list):
             yield f"root: no s4_meta_data.csv in {self.root!r}; it must hold that and s4_data, as AVSBench is published"
             return
         try:
@@ -123,7 +125,7 @@ class AvsBench(FileScenario):
     def _list(self) -> Path:
         own = Path(self.root).expanduser() / "s4_meta_data.csv"
         kept = Path(self.store or "").expanduser() / "lists" / own.name
-        return kept if self.store and kept.is_file() and not own.is_file() else own
+        return kept if self.store and os.path.isfile(kept) and not os.path.isfile(own) else own
 
     @cached_property
     def _rows(self) -> list[Listed]:
@@ -145,7 +147,12 @@ class AvsBench(FileScenario):
         for number, line in enumerate(lines[1:]):
             if len(line) != len(header):
                 raise UserError(f"{self._list}, line {number + 2}: {len(line)} cells, not {len(header)}")
-            found.append(Listed(line[split], line[category], f"{line[split]}/{line[category]}/{line[0]}", number))
+            name = f"{line[split]}/{line[category]}/{line[0]}"
+            try:
+                below(self.root, name)
+            except UserError as error:
+                raise UserError(f"{self._list}, line {number + 2}: {error}") from None
+            found.append(Listed(line[split], line[category], name, number))
         return found
 
     def _of(self, split: Split) -> list[Listed]:
@@ -161,7 +168,7 @@ class AvsBench(FileScenario):
     def _below_root(self, row: Listed) -> Extracted:
         bare = Source("", self.class_names.index(row.category), 0, row.number, row.name)
         pictures, sound = self._path("visual_frames", bare), self._path("audio_wav", bare, ".wav")
-        return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, audio=sound, first=1)
+        return Extracted(pictures, bare.label, bare.task, bare.index, bare.name, self.bounds, audio=sound, first=1)
 
     def _path(self, kind: str, source: Source, ending: str = "") -> str:
         """Where a clip's file of one kind lies; of numbered ones with a ``*`` for the number."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,7 +77,7 @@ class Folder(FileScenario):
         yield from wrong
         if wrong:
             return
-        if self._store is None and not self._root.is_dir():
+        if self._store is None and not os.path.isdir(self._root):
             yield f"root: {self.root!r} is no folder; it must hold <task>/<class>/<clip>.mp4"
             return
         try:
@@ -103,7 +104,7 @@ class Folder(FileScenario):
     def _source(self, found: Found, label: int, task: int, index: int) -> Source:
         name = found.path.relative_to(self._root).as_posix()
         stored = self._store.find(found.split, name, label, task, index) if self._store else None
-        return stored or Source(str(found.path), label, task, index, name)
+        return stored or Source(str(found.path), label, task, index, name, self.bounds)
 
     @cached_property
     def _divided(self) -> bool:

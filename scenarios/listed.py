@@ -1,6 +1,7 @@
 """A stream from published lists of clips: a YAML file says which classes make which task."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from avcl.hookspecs import hookimpl
 from avcl.scenario import Split
 from avcl.scenarios.selection import Selection, list_path, media_files
 from avcl.scenarios.splits import Categories, bundled, key, read_categories, wrong_order
+from avcl.utils.console import counted
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ log = logging.getLogger(__name__)
 class Listed(FileScenario):
     """Clips named by lists of VGGSound, AudioSet, CAV-MAE or STELLA, below one folder; a new split is a YAML file.
 
-    A clip whose labels belong to two tasks is left out. A store brings copies of the lists: with it, ``root``
-    need not be there.
+    A clip whose labels belong to two tasks is left out; no path of a list leads out of ``root``. A store brings copies
+    of the lists: with it, ``root`` need not be there.
 
     Args:
         root: Folder below which all files lie, however deep.
@@ -108,12 +110,12 @@ class Listed(FileScenario):
         yield from wrong
         if wrong:
             return
-        if not self._root.is_dir() and not self.store:
+        if not os.path.isdir(self._root) and not self.store:
             yield f"root: {self.root!r} is no folder; it must hold the lists and the clips"
             return
         files = {"train": (self.train,), "eval": (self.eval,), "pretraining_lists": self.pretraining_lists}
         for setting, paths in (files | {"labels": (self.labels,) if self.labels else ()}).items():
-            for path in (path for path in paths if not self._list(path).is_file()):
+            for path in (path for path in paths if not os.path.isfile(self._list(path))):
                 hint = nearest(path, bundled(".csv"))
                 yield f"{setting}: no file {str(self._root / path)!r}; the path counts from root{hint}"
         try:
@@ -160,6 +162,11 @@ class Listed(FileScenario):
     def _media(self) -> dict[str, str]:
         """The media files below the root by name."""
         return media_files(self._root)
+
+    @cached_property
+    def _elsewhere(self) -> list[str]:
+        """Paths of clips that were not found, which the lists have outside of the root."""
+        return []
 
     @cached_property
     def _selection(self) -> Selection:
@@ -248,11 +255,13 @@ class Listed(FileScenario):
             kept = ("pretraining", "train") if split == "pretraining" else (split,)  # a clip is kept once
             return next(filter(None, (self._store.find(one, row.name, label, task, index) for one in kept)), None)
         if row.pictures:
-            found = Extracted(row.pictures, label, task, index, row.name, audio=row.audio, rate=row.rate)
+            found = Extracted(row.pictures, label, task, index, row.name, self.bounds, audio=row.audio, rate=row.rate)
             if found.there:
                 return found
         path = next((self._media[stem] for stem in row.stems if stem in self._media), "")
-        return Source(path, label, task, index, row.name) if path else None
+        if row.elsewhere and not path:
+            self._elsewhere.append(row.elsewhere)
+        return Source(path, label, task, index, row.name, self.bounds) if path else None
 
     def _spare(self, row: Row, split: str, index: int, chosen: Selection, unused: bool) -> None:
         """Keep a clip where pre-training wants it; ``unused``: it is of no task."""
@@ -273,6 +282,9 @@ class Listed(FileScenario):
     def _tell(self, chosen: Selection) -> None:
         """Log what is missing; UserError where nothing was found."""
         chosen.warn()
+        if far := self._elsewhere:
+            told = f"{counted(len(far), 'clip')} by paths outside of root, which are not read"
+            log.warning("the lists have %s; the first: %s; choose a root above them", told, far[0])
         for split in SPLITS:
             there = {self.class_names[source.label] for source in chosen.sources[split]}
             names = [entry.name for task in self.task_names for entry in self._categories.tasks[task].classes]

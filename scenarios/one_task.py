@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,12 +74,12 @@ class OneTask(FileScenario):
         yield from wrong
         if wrong:
             return
-        if not self._root.is_dir() and not self.store:
+        if not os.path.isdir(self._root) and not self.store:
             yield f"root: {self.root!r} is no folder; it must hold the lists and the videos"
             return
         for split in SPLITS:
             path = self._list(getattr(self, split))
-            if not path.is_file():
+            if not os.path.isfile(path):
                 yield f"{split}: no file {str(path)!r}; the path counts from root"
                 continue
             try:
@@ -135,7 +136,7 @@ class OneTask(FileScenario):
         if self._store:
             return self._store.find(split, entry.name, label, 0, index)
         path = self._media.get(entry.stem, "")
-        return Source(path, label, 0, index, entry.name) if path else None
+        return Source(path, label, 0, index, entry.name, self.bounds) if path else None
 
 
 def lines_of(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ YOUTUBE = re.compile(r"Y?([\w-]{11})_[\d._]+")
 def list_path(root: Path, store: str | None, name: str) -> Path:
     """Where a list lies: below the root, or else in the store."""
     kept = Path(store or "").expanduser() / "lists" / name
-    return kept if store and kept.is_file() and not (root / name).is_file() else root / name
+    return kept if store and os.path.isfile(kept) and not os.path.isfile(root / name) else root / name
 
 
 @dataclass

@@ -28,7 +28,8 @@ def data_check(
 ) -> None:
     """Count found, missing, corrupt, silent, static, too short and duplicate clips per task and split.
 
-    Every container is read, and decoded until something is heard and moves; `prepare` decodes all.
+    Every container is read, and decoded until something is heard and moves; `prepare` decodes all. A store is compared
+    with its SHA-256.
     """
     from avcl.config.files import read_config
 
@@ -38,7 +39,7 @@ def data_check(
     from avcl.utils.console import write
 
     report = check_clips(scenario_of_files(raw))
-    write(report.table(), f"fingerprint {report.fingerprint}")
+    write(report.table(), f"fingerprint {report.fingerprint}", *filter(None, [report.store]))
     if out:
         report.write(out)
         write(f"The list is in {out}")

@@ -47,10 +47,14 @@ class Seen:
 
 @dataclass
 class Report:
-    """Every clip of a scenario, looked into; ``fingerprint`` is what ``run.json`` calls data."""
+    """Every clip of a scenario, looked into; ``fingerprint`` is what ``run.json`` calls data.
+
+    ``store``: what is known of the files of the store that was read.
+    """
 
     scenario: FileScenario
     clips: list[Seen]
+    store: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +107,11 @@ class Report:
 
 
 def check_clips(scenario: FileScenario) -> Report:
-    """Check every clip: its packets are read, and it is decoded until something is heard and moves."""
+    """Check every clip: its packets are read, and it is decoded until something is heard and moves.
+
+    A store is compared with its SHA-256 first; UserError has a line for each file that is damaged.
+    """
+    store = scenario.verify_store()
     clips = [
         Seen(split, task, name, state="missing" if reason == "missing" else "left out", reason=reason)
         for split, task, name, reason in scenario.absent
@@ -114,7 +122,7 @@ def check_clips(scenario: FileScenario) -> Report:
         earlier = first.setdefault(clip.digest or clip.name, clip)
         if clip.digest and earlier is not clip:
             clip.duplicate = f"{earlier.split}/{earlier.name}"
-    return Report(scenario, clips)
+    return Report(scenario, clips, store)
 
 
 def _look(clip: Record, scenario: FileScenario) -> Seen:

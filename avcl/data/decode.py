@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from avcl.errors import BadClip
+from avcl.data.bounds import Bounds
+from avcl.data.bounds import bad as bad
 
 RATE = 16000
 """Samples of sound per second, after decoding."""
@@ -33,6 +35,15 @@ APART = 1.0  # the packets of two streams lie within so many seconds of each oth
 
 # how MP4 and QuickTime (after four bytes), Matroska and WebM, AVI begin
 SIGNATURES = (b"ftyp", b"\x1a\x45\xdf\xa3", b"RIFF")
+
+# FFmpeg's names of the containers that are read: recordings, which hold all they are. Not among them are lists of
+# other files or addresses (concat, hls, dash, sdp), single pictures, raw video, subtitles and devices.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mxf,ogg,nut,rm,dv,"
+    "wav,w64,aiff,caf,au,mp3,flac,aac,ac3,eac3,dts,amr"
+)
+
+DEFAULT = Bounds()
 
 
 @dataclass(frozen=True)
@@ -51,58 +62,81 @@ class Probe:
     channels: int = 0
 
 
-def probe(path: str, until: float = math.inf) -> Probe:
-    """Read a file's packets up to ``until``; BadClip where it is no media file or was cut off before that.
+def probe(path: str, until: float = math.inf, bounds: Bounds = DEFAULT) -> Probe:
+    """Read a file's packets up to ``until``; BadClip where it is no media file, out of bounds, or was cut off before.
 
     Transport streams, fragmented MP4 and AVI do not say how long they were meant to be: cut off, they are
     just shorter.
     """
-    with _reported(path, "file"), _opened(path) as container:
+    with _reported(path, "file"), _opened(path, bounds) as container:
         facts: dict[str, float] = {}
-        ends = _ends(container, until)
+        ends = _ends(container, until, bounds.timed(path, container.demux()))
         if video := _video(container):
-            _prepare(path, video)
+            _prepare(path, video, bounds)
             size = video.codec_context
             facts |= {"video": ends.get(video.index, 0.0), "width": size.width, "height": size.height}
             facts |= {"fps": float(video.average_rate or 0)}
         if audio := _audio(container):
-            _prepare(path, audio)
+            _prepare(path, audio, bounds)
             facts |= {"audio": ends.get(audio.index, 0.0), "rate": audio.rate, "channels": audio.channels}
         for promised, end in _promises(container, ends):
+            bounds.check_length(path, max(promised, end))
             if end < min(promised, until) - EARLY:
                 raise bad(path, f"truncated: ends at {end:.1f} s of {promised:.1f} s")
         return Probe(**facts)  # type: ignore[arg-type]
 
 
-def frames(path: str, times: Sequence[float]) -> Tensor:
-    """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8.
+def frames(path: str, times: Sequence[float], bounds: Bounds = DEFAULT) -> Tensor:
+    """The pictures shown at ascending ``times``, upright: (T, 3, H, W) uint8."""
+    return torch.stack(list(each_frame(path, times, bounds)))
+
+
+def each_frame(path: str, times: Sequence[float], bounds: Bounds = DEFAULT) -> Iterator[Tensor]:
+    """The pictures shown at ascending ``times``, upright, one after the other: (3, H, W) uint8.
 
     Each is the last frame that begins at or before its time, by the time stamps, which may be uneven; where
-    there is none, the first frame.
+    there is none, the first frame. Always decoded from the beginning: entered in its middle, a damaged file gives
+    other pictures, and so do whole ones of some formats.
     """
-    with _reported(path, "video"):
-        pictures = [_upright(frame) for frame in _shown(_decoded(path, times[0]), times)]
-    if len(pictures) < len(times):
-        raise bad(path, f"no picture at {times[len(pictures)]:.1f} s")
-    if len({picture.shape for picture in pictures}) > 1:
-        raise bad(path, "the picture changes its size midway")
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    count = 0
+    with _reported(path, "video"), _opened(path, bounds) as container:
+        stream = _video(container)
+        if stream is None:
+            raise bad(path, "no video stream")
+        _prepare(path, stream, bounds)
+        start = _start(container)
+        decoded = ((_time(frame) - start, frame) for frame in bounds.timed(path, _frames(path, container, stream)))
+        for picture in alike(path, map(_upright, _shown(decoded, times))):
+            count += 1
+            yield picture
+    if count < len(times):
+        raise bad(path, f"no picture at {times[count]:.1f} s")
 
 
-def sound(path: str, start: float = 0.0, seconds: float = math.inf) -> Tensor:
+def alike(path: str, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The pictures of a clip; BadClip where one has another size."""
+    size = None
+    for picture in pictures:
+        if picture.shape != (size or picture.shape):
+            raise bad(path, "the picture changes its size midway")
+        size = picture.shape
+        yield picture
+
+
+def sound(path: str, start: float = 0.0, seconds: float = math.inf, bounds: Bounds = DEFAULT) -> Tensor:
     """The first audio track from ``start`` for at most ``seconds``: (samples,) float32 in [-1, 1] at 16 kHz.
 
     Mixed down to one channel by FFmpeg's weights, which sum to one (for stereo: the average), in 16 bits, as
     in the extracted files of the papers. Always decoded from the beginning, so that any part equals that part
     of the whole. Sound that begins late has silence before it; sound that never changes is refused as silent.
     """
-    with _reported(path, "audio"), _opened(path) as container:
+    with _reported(path, "audio"), _opened(path, bounds) as container:
         stream = _audio(container)
         if stream is None:
             raise bad(path, "no audio stream")
-        _prepare(path, stream)
+        _prepare(path, stream, bounds)
         wanted = math.ceil(min(seconds * RATE, sys.maxsize))
-        wave = _mono(container.decode(stream), _start(container) + start, wanted)
+        wave = _mono(bounds.timed(path, _frames(path, container, stream)), _start(container) + start, wanted)
         if not len(wave):
             raise bad(path, f"no sound at {start:.1f} s")
         if wave.min() == wave.max():
@@ -121,17 +155,19 @@ def _reported(path: str, part: str) -> Iterator[None]:
         raise bad(path, f"corrupt {part}") from None
 
 
-def _opened(path: str) -> InputContainer:
-    """The open file, read without packets that were cut short; a title in an unknown encoding does no harm."""
+def _opened(path: str, bounds: Bounds) -> InputContainer:
+    """The open file; a title in an unknown encoding does no harm.
+
+    Nothing but its own bytes is read: no other file and no address; and no picture that is beyond the bounds.
+    """
+    path = os.path.abspath(path)
+    bounds.check_file(path)
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    options |= {"max_pixels": str(bounds.pixels)}
     try:
-        return av.open(os.path.abspath(path), options={"fflags": "+discardcorrupt"}, metadata_errors="replace")
-    except (av.error.InvalidDataError, av.error.EOFError):
+        return av.open(path, options=options, metadata_errors="replace")
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError):
         raise bad(path, _not_opened(path)) from None
-
-
-def bad(path: str, reason: str) -> BadClip:
-    """What to raise for a file that cannot be used; its name, whatever bytes it has, can be printed."""
-    return BadClip(os.fsencode(path).decode(errors="replace"), reason)
 
 
 def _not_opened(path: str) -> str:
@@ -143,11 +179,14 @@ def _not_opened(path: str) -> str:
     return "truncated" if head.startswith(SIGNATURES) or head[4:].startswith(SIGNATURES) else "not a media file"
 
 
-def _prepare(path: str, stream: VideoStream | AudioStream) -> None:
+def _prepare(path: str, stream: VideoStream | AudioStream, bounds: Bounds) -> None:
     if stream.codec_context is None:
         raise bad(path, f"no decoder for its {stream.type}")
     # The loader's workers are the parallelism; more threads cost more than they bring.
     stream.codec_context.thread_count = 1
+    if isinstance(stream, VideoStream):
+        bounds.check_picture(path, stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(bounds.pixels)}
 
 
 def _video(container: InputContainer) -> VideoStream | None:
@@ -164,13 +203,13 @@ def _start(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _ends(container: InputContainer, until: float) -> dict[int, float]:
+def _ends(container: InputContainer, until: float, packets: Iterable[av.Packet]) -> dict[int, float]:
     """When the last packet of each stream ends, by stream index; stops reading a little after ``until``."""
     start, ends = _start(container), dict[int, float]()
     chosen = [stream.index for stream in (_video(container), _audio(container)) if stream]
-    for packet in container.demux():
+    for packet in packets:
         stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is None or packet.is_discard:
+        if stamp is None or packet.is_discard or packet.is_corrupt:
             continue
         begin = float(stamp * packet.time_base) - start
         if packet.stream_index in chosen and begin > until + APART:
@@ -192,29 +231,15 @@ def _promises(container: InputContainer, ends: dict[int, float]) -> Iterator[tup
         yield container.duration / av.time_base, max(ends.values(), default=0.0)
 
 
-def _decoded(path: str, time: float) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames and when they are shown, in this order; the first is at or before ``time``, if one is."""
-    # A key frame found by its decoding time may be shown after ``time``, and some formats are entered anywhere:
-    # then look further back, and at last read from the beginning.
-    for back in (0.0, 1.0, 5.0, math.inf):
-        with _opened(path) as container:
-            stream = _video(container)
-            if stream is None:
-                raise bad(path, "no video stream")
-            _prepare(path, stream)
-            start = _start(container)
-            decoded = ((_time(frame) - start, frame) for frame in container.decode(stream))
-            if time - back <= 0:
-                yield from decoded
-                return
-            first = None
-            with contextlib.suppress(av.error.FFmpegError):
-                container.seek(math.floor((start + time - back) / (stream.time_base or 1)), stream=stream)
-                first = next(decoded, None)
-            if first and first[0] <= time + ROUNDING:
-                yield first
-                yield from decoded
-                return
+def _frames(path: str, container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The decoded frames of a stream from the beginning, without a last packet that was cut short."""
+    for packet, following in itertools.pairwise(itertools.chain(container.demux(stream), [None])):
+        if packet.is_corrupt and following is not None and not following.size:  # the empty one at the end
+            continue
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise bad(path, f"corrupt {stream.type}")
+            yield frame
 
 
 def _shown(decoded: Iterable[tuple[float, av.VideoFrame]], times: Sequence[float]) -> Iterator[av.VideoFrame]:
@@ -236,9 +261,9 @@ def _time(frame: av.VideoFrame | av.AudioFrame) -> float:
     return float((stamp or 0) * (frame.time_base or 0))
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8, turned as the camera was held."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+def _upright(frame: av.VideoFrame) -> Tensor:
+    """(3, H, W) uint8, turned as the camera was held."""
+    return torch.from_numpy(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).copy()).permute(2, 0, 1)
 
 
 def _mono(frames: Iterator[av.AudioFrame], begin: float, wanted: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Clips that were taken apart before: a folder of numbered pictures and a file of sound."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -10,7 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from avcl.data import decode
+from avcl.data.bounds import Bounds
 from avcl.data.source import Source
+
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # others run programs, or hold many pictures
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Extracted(Source):
 
     def probe(self, until: float) -> decode.Probe:
         """How long the pictures last at their rate, and the sound by its packets."""
-        sound = decode.probe(self.audio, until)
+        sound = decode.probe(self.audio, until, self.bounds)
         return decode.Probe(
             video=self._count() / self.rate or None,
             audio=sound.audio,
@@ -45,17 +49,14 @@ class Extracted(Source):
             channels=sound.channels,
         )
 
-    def pictures(self, times: Sequence[float]) -> Tensor:
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
         """The last picture that begins at or before each of ``times``."""
         paths = [self._picture(int((time + decode.ROUNDING) * self.rate)) for time in times]
-        read = [decode_picture(path, path) for path in paths]
-        if len({picture.shape for picture in read}) > 1:
-            raise decode.bad(self.path, "the picture changes its size midway")
-        return torch.stack(read)
+        return decode.alike(self.path, (decode_picture(path, path, self.bounds) for path in paths))
 
     def sound(self, seconds: float) -> Tensor:
         """The first ``seconds`` of the sound file."""
-        return decode.sound(self.audio, seconds=seconds)
+        return decode.sound(self.audio, seconds=seconds, bounds=self.bounds)
 
     def _picture(self, number: int) -> str:
         before, _, after = self.path.rpartition("*")
@@ -72,12 +73,18 @@ class Extracted(Source):
         return low
 
 
-def decode_picture(file: object, name: str) -> Tensor:
-    """A picture (3, H, W) uint8 from a path or an open file; BadClip calls it ``name``."""
+def decode_picture(file: str | BinaryIO, name: str, bounds: Bounds, mode: str = "RGB") -> Tensor:
+    """A picture (3, H, W) uint8, of mode L (H, W), from a path or an open file; BadClip calls it ``name``."""
     try:
-        with Image.open(file) as picture:  # type: ignore[arg-type]
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        if isinstance(file, str):
+            bounds.check_file(file)
+        with Image.open(file, formats=PICTURES) as picture:
+            bounds.check_picture(name, *picture.size)
+            read = torch.from_numpy(np.array(picture.convert(mode)))
+            return read.permute(2, 0, 1) if read.ndim == 3 else read
     except FileNotFoundError:
         raise decode.bad(name, "no such picture") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise decode.bad(name, f"more than {bounds.pixels:,} pixels") from None
     except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
         raise decode.bad(name, "corrupt picture") from None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import PositiveFloat, PositiveInt
 
 from avcl.clip import Shape
+from avcl.data.bounds import Bounds
 from avcl.data.dataset import Files
 from avcl.data.fingerprint import fingerprint_of
 from avcl.data.preprocessing import Preprocessing
@@ -19,7 +20,7 @@ from avcl.data.store.format import Store
 from avcl.errors import BadClip, UserError
 from avcl.scenario import Scenario, Split
 from avcl.settings import Fraction, fields
-from avcl.utils.console import in_threads
+from avcl.utils.console import counted, in_threads
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,13 @@ class FileScenario(Scenario):
         mels: Mel bands of the spectrogram.
         window: Seconds over which the frames are spread.
         seconds: Seconds of every file that are used, from its start.
+        max_pixels: Pixels of a picture at most; a clip beyond this bound or the next ones cannot be used.
+        max_bytes: Bytes of a file at most.
+        max_seconds: Seconds that a file lasts at most.
+        max_decode_seconds: Seconds of processor time at most for decoding a clip.
         max_bad_share: Share of a task's files that may be unusable; they are skipped and named in the log.
         store: Folder that `avcl data prepare` made of these clips, read in place of the files.
+        verify: Compare the store with its SHA-256 before it is used, as `avcl data check` does; all of it is read once.
     """
 
     frames: PositiveInt = 4
@@ -62,8 +68,13 @@ class FileScenario(Scenario):
     mels: PositiveInt = 128
     window: PositiveFloat = 4.0
     seconds: PositiveFloat = 10.0
+    max_pixels: PositiveInt = Bounds.pixels
+    max_bytes: PositiveInt = Bounds.bytes
+    max_seconds: PositiveFloat = Bounds.seconds
+    max_decode_seconds: PositiveFloat = Bounds.decode_seconds
     max_bad_share: Fraction = 0.1
     store: str | None = None
+    verify: bool = False
 
     def sources(self, split: Split) -> Sequence[Source]:
         """All files of a split, before any is checked."""
@@ -108,6 +119,13 @@ class FileScenario(Scenario):
     def preprocessing(self) -> Preprocessing:
         """How every file is read: with the published constants, and these settings."""
         return Preprocessing(**self.shape._asdict(), window=self.window, seconds=self.seconds)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one clip may cost to read."""
+        return Bounds(
+            **{name: getattr(self, f"max_{name}") for name in ("pixels", "bytes", "seconds", "decode_seconds")}
+        )
 
     @property
     def windowed(self) -> bool:
@@ -159,6 +177,23 @@ class FileScenario(Scenario):
             (clip.split, clip.task, clip.source.name, text) for clip, text in zip(listed, digests, strict=True)
         )
 
+    def verify_store(self) -> str:
+        """Compare the store with its SHA-256, and say so; UserError has a line for each file that is damaged."""
+        if self._store is None:
+            return ""
+        if not self._store.hashes:
+            told = "has no SHA-256, as it was made by an earlier avcl; rerun `avcl data prepare` to add them"
+            return f"{self.store}: {told}"
+        if wrong := self._store.damage():
+            raise UserError("\n".join(wrong))
+        return f"{self.store}: {counted(len(self._store.hashes), 'file')} as they were made, by SHA-256"
+
+    @cached_property
+    def _verified(self) -> None:
+        """Done once."""
+        if self.verify:
+            log.info("%s", self.verify_store())
+
     def _listed(self) -> list[Record]:
         """The clips of the tasks that are there."""
         tasks, classes = self.task_names, self.class_names
@@ -185,6 +220,7 @@ class FileScenario(Scenario):
 
     def _inspected(self, listed: Sequence[Source]) -> dict[str, BadClip | None]:
         """What is wrong with each file, by its path; the bad ones are named in the log."""
+        _ = self._verified
         log.info("checking %s files", f"{len(listed):,}")
         found_out = in_threads(self._fault, listed, "checking files")
         faults = dict(zip([source.path for source in listed], found_out, strict=True))

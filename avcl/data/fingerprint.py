@@ -8,10 +8,12 @@ EDGE = 2**20  # bytes at either end that are looked at: a clip is rarely longer,
 
 
 def digest(paths: Iterable[str]) -> str:
-    """SHA-256 over each file's size, its first and its last MiB; empty where one cannot be read."""
+    """SHA-256 over each file's size, its first and its last MiB; empty where one is no file or cannot be read."""
     found = hashlib.sha256()
     try:
         for path in paths:
+            if not os.path.isfile(path):  # a device has no end
+                return ""
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 found.update(b"%d:" % size + file.read(EDGE))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from avcl.data import decode, transforms
 from avcl.data.dataset import Files
+from avcl.data.extracted import decode_picture
 from avcl.data.source import Source
 
 
@@ -43,13 +42,13 @@ class MaskPictures(Source):
     @classmethod
     def of(cls, clip: Source, path: str, rate: float = 1.0) -> MaskPictures:
         """The masks at ``path`` of a clip, with its number, so that chance crops both alike."""
-        return cls(path, clip.label, clip.task, clip.index, clip.name, clip=clip, rate=rate)
+        return cls(path, clip.label, clip.task, clip.index, clip.name, clip.bounds, clip=clip, rate=rate)
 
     def probe(self, until: float) -> decode.Probe:
         """As long as the clip."""
         return self.clip.probe(until)
 
-    def pictures(self, times: Sequence[float]) -> Tensor:
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
         """The masks shown at ``times``; of a time that has none nothing. BadClip where no time has one."""
         numbers = [int((time + decode.ROUNDING) * self.rate) + 1 for time in times]
         found = {n: self._mask(n) for n in set(numbers) if os.path.exists(self._path(n))}
@@ -62,7 +61,7 @@ class MaskPictures(Source):
         for place, number in enumerate(numbers):
             if number in found:
                 pictures[place, 0], pictures[place, 1] = found[number], 255
-        return pictures
+        return iter(pictures)
 
     def sound(self, seconds: float) -> Tensor:
         """Silence: whoever reads masks listens to the clip itself."""
@@ -75,11 +74,7 @@ class MaskPictures(Source):
     def _mask(self, number: int) -> Tensor:
         """A mask (H, W) uint8, 0 or 255: as AVSBench reads it, what is brighter than the middle."""
         path = self._path(number)
-        try:
-            with Image.open(path) as picture:
-                return torch.from_numpy(255 * (np.array(picture.convert("L")) > 127).astype(np.uint8))
-        except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
-            raise decode.bad(path, "corrupt mask") from None
+        return 255 * (decode_picture(path, path, self.bounds, "L") > 127).to(torch.uint8)
 
 
 class MaskedFiles(Files):

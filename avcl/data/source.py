@@ -1,12 +1,14 @@
 """One clip on a disk: what is read of it, and whether it can be used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from avcl.data import decode, windows
+from avcl.data.bounds import Bounds
 from avcl.data.fingerprint import digest
 from avcl.errors import BadClip
 
@@ -19,7 +21,7 @@ class Source:
     """A file with its label, its task and its number, which is unique in its scenario.
 
     What is read of a clip is read through these methods, which raise BadClip; subclasses read from elsewhere.
-    ``name``: how lists and reports call the clip, wherever it lies.
+    ``name``: how lists and reports call the clip, wherever it lies · ``bounds``: what it may cost to read.
     """
 
     path: str
@@ -27,6 +29,7 @@ class Source:
     task: int
     index: int
     name: str = ""
+    bounds: Bounds = decode.DEFAULT
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -39,15 +42,19 @@ class Source:
 
     def probe(self, until: float) -> decode.Probe:
         """What its first seconds hold, without decoding."""
-        return decode.probe(self.path, until)
+        return decode.probe(self.path, until, self.bounds)
 
     def pictures(self, times: Sequence[float]) -> Tensor:
         """The pictures (T, 3, H, W) uint8 shown at ascending ``times``."""
-        return decode.frames(self.path, times)
+        return torch.stack(list(self.each_picture(times)))
+
+    def each_picture(self, times: Sequence[float]) -> Iterator[Tensor]:
+        """The same, one after the other: of many large ones never all are in memory."""
+        return decode.each_frame(self.path, times, self.bounds)
 
     def sound(self, seconds: float) -> Tensor:
         """Its first ``seconds`` of sound (samples,), float32 at 16 kHz."""
-        return decode.sound(self.path, seconds=seconds)
+        return decode.sound(self.path, seconds=seconds, bounds=self.bounds)
 
 
 class Record(NamedTuple):

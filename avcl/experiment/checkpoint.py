@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -89,7 +89,7 @@ class Checkpoints:
     def _write(self, state: Any, name: str) -> str:
         """The name of the file with this content; ``{}`` in ``name`` is its hash."""
         with named_by_content(self.folder, name) as file:
-            torch.save(state, file)
+            torch.save(state, cast(BinaryIO, file))
         return name.format(file.hexdigest())
 
     def _paths(self) -> list[Path]:

@@ -21,6 +21,7 @@ HARMLESS = {
     "loggers": "they only write down",
     "learner.workers": "what a clip is depends on seed, epoch and clip alone, whoever reads it",
     "learner.max_bad_share": "it only says when a run ends with an error",
+    "scenario.verify": "it reads the bytes of a store once more, to compare them",
     "checkpoint": "when a run saves its state does not change it",
 }
 """Settings that may differ when a run is resumed, and why that cannot change its result.

@@ -76,7 +76,8 @@ class Throughput(PluginMetric[dict[str, float]]):
 
     def reset(self) -> None:
         """Start anew."""
-        self._clips, self._start = 0, time.perf_counter()
+        self._clips: int = 0
+        self._start = time.perf_counter()
         self._peak = getattr(self, "_peak", 0)
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ def facts_of(run: FoundRun) -> dict[str, str]:
     learner = settings["learner"]
     facts = {
         "optimizer steps": f"{steps_of(run.manifest):,}",
-        "current clips a step": str(learner["batch_size"] * learner["accumulate"] * run.manifest.get("processes", 1)),
+        "current clips a step": str(learner["batch_size"] * learner["accumulate"]),
         "replay buffer": _buffer(settings["strategy"]),
     }
     for key, name in MEASURED.items():
@@ -44,9 +44,9 @@ MEASURED = {"budget": "budget of the sweep", "buffer_bytes": "replay buffer when
 
 def steps_of(manifest: Mapping[str, Any]) -> int:
     """Optimizer steps over the whole stream, as the learner counts them."""
-    learner, processes = manifest["settings"]["learner"], manifest.get("processes", 1)
+    learner = manifest["settings"]["learner"]
     size, epochs, drop_last = learner["batch_size"], learner["epochs"], learner["drop_last"]
-    tasks = [Batches(clips, size, epochs, 0, 0, drop_last, world=processes) for clips in manifest["clips"]]
+    tasks = [Batches(clips, size, epochs, 0, 0, drop_last) for clips in manifest["clips"]]
     return sum(batches.per_epoch for batches in tasks) * epochs // learner["accumulate"]
 
 

@@ -31,7 +31,7 @@ class Reduction:
             room -= size
         self._bucket_of = {p: number for number, bucket in enumerate(self.buckets) for p in bucket}
         # a group of its own: its messages never mix with those of the backward pass
-        self._group = dist.new_group(backend=dist.get_backend())
+        self._group: Any = dist.new_group(backend=dist.get_backend())
         self._sent: list[tuple[Tensor, Any]] = []
         self._missing: list[int] = []
         self.listening = False

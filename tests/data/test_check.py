@@ -78,7 +78,7 @@ CASES = {
     "truncated.mp4": (changed(lambda path: truncate(path, 0.5)), "corrupt", "truncated"),
     "header only.mp4": (changed(lambda path: truncate(path, 0.01)), "corrupt", "truncated"),
     "page.mp4": (text("<!doctype html><title>429 Too Many Requests</title>" * 9), "corrupt", "not a media file"),
-    "picture.mp4": (lambda path: Image.new("RGB", (64, 48)).save(path, "jpeg"), "without audio", "no audio stream"),
+    "picture.mp4": (lambda path: Image.new("RGB", (64, 48)).save(path, "jpeg"), "corrupt", "not a media file"),
     "sound.mp4": (renamed(".wav", video=None, audio="pcm_s16le"), "without video", "no video stream"),
     "album.mp4": (write_album, "without video", "no video stream"),
     "matroska.mp4": (renamed(".mkv"), "usable", ""),

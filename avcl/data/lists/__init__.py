@@ -14,7 +14,8 @@ TABLES = (vggsound, vggsound_files, audioset, stella)
 def read_list(path: Path, root: Path) -> Iterator[Row | BadClip]:
     """The clips of a list, in its order; a row that cannot be used comes out as a BadClip with its place.
 
-    Paths in a list count from ``root``. UserError where the file is none of the known lists, or has no good row.
+    Paths in a list count from ``root``. UserError where the file is none of the known lists, or has no good row, or a
+    path that leads out of ``root``.
     """
     if path.suffix.lower() == ".json":
         yield from cav_mae.read_json(path, root)
@@ -35,6 +36,8 @@ def read_list(path: Path, root: Path) -> Iterator[Row | BadClip]:
             yield reader.parse(fields, root)
         except ValueError as error:
             yield BadClip(where, str(error))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def label_names(path: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from avcl.data.lists.row import Row, stems_of
+from avcl.data.lists.row import Row, stems_of, taken_apart
 from avcl.errors import BadClip, UserError
 
 KEYS = ("video_id", "wav", "video_path", "labels")
@@ -32,7 +32,11 @@ def read_json(path: Path, root: Path) -> Iterator[Row | BadClip]:
             yield BadClip(f"{path}:data[{number}]", f"no {' and no '.join(lacking)}")
             continue
         video, wav, folder, labels = (given[key] for key in KEYS)
-        pictures = os.path.join(root, folder, "frame_*", f"{video}.jpg")
+        pictures = os.path.join(folder, "frame_*", f"{video}.jpg")
+        try:
+            files = taken_apart(root, pictures, wav, RATE)
+        except UserError as error:
+            raise UserError(f"{path}:data[{number}]: {error}") from None
         found = tuple(part.strip() for part in labels.split(","))
         stems = stems_of(video, Path(wav).stem)
-        yield Row(video, found, stems=stems, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)
+        yield Row(video, found, stems=stems, **files)

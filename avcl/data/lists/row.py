@@ -3,7 +3,10 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from avcl.data.paths import below, elsewhere
 
 NAME = re.compile(r"([\w-]{11})(?:_([\d.]+))?(?:_([\d.]+))?")
 LENGTH = 10.0  # seconds of a clip of which a name says only the first
@@ -14,7 +17,8 @@ class Row:
     """A clip's name and labels, and what is known of its files.
 
     ``split``: where the list says it · ``stems``: what a media file of it may be called, without its ending ·
-    ``pictures``, ``audio``, ``rate``: of a clip that was taken apart, as in ``Extracted``.
+    ``pictures``, ``audio``, ``rate``: of a clip that was taken apart, as in ``Extracted`` · ``elsewhere``: where the
+    list has them instead, outside of the root, and nothing is read.
     """
 
     name: str
@@ -24,6 +28,17 @@ class Row:
     pictures: str = ""
     audio: str = ""
     rate: float = 0.0
+    elsewhere: str = ""
+
+
+def taken_apart(root: Path, pictures: str, audio: str, rate: float) -> dict[str, Any]:
+    """The fields of a clip that was taken apart; UserError where a path leads out of ``root`` by ``..``.
+
+    Published lists have absolute paths, of their authors' disks: those are not read, unless they lie below ``root``.
+    """
+    if foreign := next((path for path in (pictures, audio) if elsewhere(root, path)), ""):
+        return {"elsewhere": foreign}
+    return {"pictures": below(root, pictures), "audio": below(root, audio), "rate": rate}
 
 
 def seconds(text: str) -> float:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from avcl.data.lists.row import Row, stems_of
+from avcl.data.lists.row import Row, stems_of, taken_apart
 
 SOURCE = "STELLA"
 COLUMNS = ("row", "vid", "frames_path", "wav", "label", "category")
@@ -23,6 +23,5 @@ def parse(fields: list[str], root: Path) -> Row:
     found = tuple(filter(None, (part.strip(" '\"") for part in labels.strip("[]").split(","))))
     if not (video and frames and wav and found):
         raise ValueError("no vid, frames_path, wav or label")
-    pictures = os.path.join(root, frames, "frame_*.jpg")
     stems = stems_of(Path(frames).name, video)
-    return Row(video, found, stems=stems, pictures=pictures, audio=os.path.join(root, wav), rate=RATE)
+    return Row(video, found, stems=stems, **taken_apart(root, os.path.join(frames, "frame_*.jpg"), wav, RATE))

@@ -10,10 +10,9 @@ from PIL import Image
 
 from avcl.data import decode, transforms
 from avcl.data.source import Record, Source, inspect
-from avcl.data.store.format import FACTS, Form
+from avcl.data.store.format import Form
+from avcl.data.store.shard import FACTS
 from avcl.errors import BadClip
-
-MEMORY = 2**28  # bytes of decoded pictures that one process holds at a time
 
 
 def row_of(clip: Record, form: Form) -> dict[str, Any]:
@@ -35,13 +34,11 @@ def row_of(clip: Record, form: Form) -> dict[str, Any]:
 
 
 def _frames(source: Source, found: decode.Probe, form: Form) -> Iterator[bytes]:
-    """Every picture of the clip at the rate of the store, coded; large ones are decoded a few at a time."""
+    """Every picture of the clip at the rate of the store, coded."""
     count = max(1, round(min(found.video or 0.0, form.seconds) * form.rate))
-    step = max(8, MEMORY // (3 * max(1, found.width * found.height)))
-    for start in range(0, count, step):
-        times = [number / form.rate for number in range(start, min(start + step, count))]
-        for picture in transforms.shrink(source.pictures(times), form.height, form.width):
-            coded = io.BytesIO()
-            image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-            image.save(coded, form.codec, **({"quality": form.quality} if form.codec == "jpeg" else {}))
-            yield coded.getvalue()
+    for picture in source.each_picture([number / form.rate for number in range(count)]):
+        small = transforms.shrink(picture, form.height, form.width)
+        coded = io.BytesIO()
+        image = Image.fromarray(small.permute(1, 2, 0).contiguous().numpy())
+        image.save(coded, form.codec, **({"quality": form.quality} if form.codec == "jpeg" else {}))
+        yield coded.getvalue()

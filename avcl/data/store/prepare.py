@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from avcl.data import transforms
 from avcl.data.file_scenario import FileScenario
-from avcl.data.store.format import INDEX, SCHEMA, Form, read_shard
+from avcl.data.store.format import Facts, Form, hashed, read_facts, shard_name
+from avcl.data.store.seal import damaged, file_hash, reported, shard_hash
+from avcl.data.store.shard import INDEX, SCHEMA
 from avcl.data.store.write import Making, copy, different, keep, planned, read_plan, shard_path, strerror
 from avcl.errors import UserError
 from avcl.utils.atomic import replacing, tidy, write_json
@@ -73,10 +75,10 @@ def merge_parts(parts: Sequence[Path], folder: Path) -> Iterator[str]:
     if differ := different(planned(folder, plans[parts[0]]), plans[parts[0]]):
         raise UserError(f"{folder}: is of another plan than {parts[0]} ({differ}); choose another folder")
     try:
-        shards = {path.name: path for part in parts for path in sorted((part / "shards").glob("*.arrow"))}
+        shards = {path.name: path for part in parts for path in _files(part, "shards/[0-9]*.arrow")}
         for name, path in shards.items():
             copy(path, folder / "shards" / name)
-        lists = [path for path in sorted((parts[0] / "lists").rglob("*")) if path.is_file()]
+        lists = _files(parts[0], "lists/**/*")
         keep({str(path.relative_to(parts[0] / "lists")): path for path in lists}, folder)
     except OSError as error:
         raise UserError(f"{folder}: {strerror(error)}; rerun the same command to resume") from None
@@ -90,21 +92,26 @@ def finish(folder: Path) -> dict[str, Any]:
     """Write the index and ``store.json`` once every shard is there and whole; UserError before that."""
     plan = read_plan(folder)
     total = -(-plan["clips"] // plan["per_shard"])
-    paths = [shard_path(folder, number) for number in range(total)]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        lacks = f"{len(missing)} of {total} shards are missing, the first is {missing[0]}"
+    stems = [path.stem for path in (folder / "shards").glob("[0-9]*.arrow")]
+    there = {int(stem) for stem in stems if stem.isdecimal() and int(stem) < total}
+    first = next((number for number in range(total) if number not in there), None)
+    if first is not None:
+        lacks = f"{total - len(there)} of {total} shards are missing, the first is {shard_path(folder, first).name}"
         raise UserError(f"{folder}: {lacks}; prepare them, or merge the folders that have them")
+    paths = [shard_path(folder, number) for number in range(total)]
     shards, tables, quarantined = [], [], []
+    known = _known(folder)
     for number, path in enumerate(shown(paths, total, "reading through shards")):
-        table = read_shard(path).select(list(INDEX)).combine_chunks()
+        sha256, sealed = shard_hash(path)
+        if not sealed and known.get(shard_name(number), sha256) != sha256:
+            raise damaged(path, "its SHA-256 is not that of store.json")
+        table = _facts_of(path)
         rows = min(plan["per_shard"], plan["clips"] - number * plan["per_shard"])
         if table.num_rows != rows:
             raise UserError(f"{path}: has {table.num_rows} clips, not {rows}; remove it and prepare again")
-        shards.append({"file": f"shards/{path.name}", "bytes": path.stat().st_size, "clips": rows})
+        shards.append({"file": shard_name(number), "bytes": path.stat().st_size, "clips": rows, "sha256": sha256})
         tables.append(table)
-        if any(table["reason"].to_pylist()):
-            quarantined += [row for row in table.drop_columns(["video", "audio"]).to_pylist() if row["reason"]]
+        quarantined += [row for row in table.drop_columns(["video", "audio"]).to_pylist() if row["reason"]]
     facts = {**plan, "shards": shards, "quarantined": quarantined}
     kinds = {field.name: _feature(field.type) for field in SCHEMA}
     state = {"_data_files": [{"filename": shard["file"]} for shard in shards], "_fingerprint": plan["listing"][:16]}
@@ -116,11 +123,42 @@ def finish(folder: Path) -> dict[str, Any]:
             writer.write_table(pa.concat_tables(tables))
         write_json(folder / "dataset_info.json", {"features": kinds})
         write_json(folder / "state.json", state | {"_split": None})
+        others = ["plan.json", "index.arrow", "dataset_info.json", "state.json"]
+        others += [str(path.relative_to(folder)) for path in _files(folder, "lists/**/*")]
+        facts = hashed(facts | {"files": {name: file_hash(folder / name) for name in others}})
         write_json(folder / "store.json", facts)
     except OSError as error:
         finished = "all shards are finished; rerun the same command to resume"
         raise UserError(f"{folder}: {strerror(error)}; {finished}") from None
     return facts
+
+
+def _files(part: Path, pattern: str) -> list[Path]:
+    """The files of a store in the making; UserError where a link leads out of it: others may have laid it."""
+    half = (".lock", ".writing")  # another process is at it
+    found = [path for path in sorted(part.glob(pattern)) if not path.is_dir() and path.suffix not in half]
+    for path in found:
+        if not path.resolve().is_relative_to(part.resolve()) or not path.is_file():
+            raise UserError(f"{path}: leads out of {part}, or is no file; put the file itself there")
+    return found
+
+
+def _known(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the shards of a store that was complete before."""
+    try:
+        return {shard["file"]: shard["sha256"] for shard in read_facts(folder / "store.json", Facts)["shards"]}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _facts_of(path: Path) -> pa.Table:
+    """All of a shard's clips but frames and sound."""
+    with reported(path), pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        if stream.schema != SCHEMA:
+            raise ValueError("it has other columns")
+        # as copies: a batch's columns would hold all of it
+        rows = [row for batch in stream for row in batch.select(list(INDEX)).to_pylist()]
+        return pa.Table.from_pylist(rows, pa.schema([SCHEMA.field(name) for name in INDEX]))
 
 
 def _summary(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,9 @@ import torch
 
 from avcl.data.source import Record
 from avcl.data.store.encode import row_of
-from avcl.data.store.format import SCHEMA, Form, Plan, read_facts
+from avcl.data.store.format import Form, Plan, read_facts, shard_name
+from avcl.data.store.seal import Sealing
+from avcl.data.store.shard import SCHEMA
 from avcl.errors import UserError
 from avcl.utils.atomic import as_json, claim
 
@@ -131,7 +133,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard lies."""
-    return folder / "shards" / f"{number:05d}.arrow"
+    return folder / shard_name(number)
 
 
 def different(one: dict[str, Any], other: dict[str, Any]) -> str:
@@ -153,9 +155,11 @@ def write_shard(folder: Path, number: int, clips: Sequence[Record], form: Form) 
     with claim(home) as file:
         if file is None:
             return home.exists()
-        with pa.ipc.new_stream(file, SCHEMA) as writer:
+        sealing = Sealing(file)
+        with pa.ipc.new_stream(pa.PythonFile(sealing, "w"), SCHEMA) as writer:
             for clip in clips:
                 writer.write_batch(pa.RecordBatch.from_pylist([row_of(clip, form)], SCHEMA))
+        sealing.seal()
     return True
 
 
