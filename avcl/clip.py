@@ -144,7 +144,7 @@ class Clip:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], parts: tuple[int, ...] = ()) -> Clip:
         """The clips with these tensors, by field name."""
-        return cls(**tensors, parts=parts)  # type: ignore[arg-type]
+        return cls(**tensors, parts=parts)
 
     @classmethod
     def cut(

@@ -48,8 +48,8 @@ class Throughput(PluginMetric[dict[str, float]]):
         """Show the epoch."""
         if strategy.device.type == "cuda":
             torch.cuda.synchronize(strategy.device)
-        every = distributed.table([self._clips, strategy.peak_bytes()])
-        self._clips, self._peak = int(every[:, 0].sum()), int(every[:, 1].max())
+        clips, peaks = distributed.table([self._clips, strategy.peak_bytes()]).T.tolist()
+        self._clips, self._peak = sum(clips), max(peaks)
         step = strategy.clock.train_iterations
         found = self.result()
         self._device = str(strategy.device)
@@ -76,8 +76,7 @@ class Throughput(PluginMetric[dict[str, float]]):
 
     def reset(self) -> None:
         """Start anew."""
-        self._clips: int = 0
-        self._start = time.perf_counter()
+        self._clips, self._start = 0, time.perf_counter()
         self._peak = getattr(self, "_peak", 0)
 
     def __str__(self) -> str:
