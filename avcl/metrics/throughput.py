@@ -23,6 +23,8 @@ class Throughput(PluginMetric[dict[str, float]]):
     run writes into ``efficiency.json``: apart from results, which are the same every time.
     """
 
+    _clips: int
+
     def __init__(self) -> None:
         super().__init__()
         self._all_clips, self._all_seconds, self._device = 0, 0.0, ""
