@@ -228,12 +228,16 @@ def _submitted(jobs: Sequence[Job], parallel: int, out: Path, options: Mapping[s
     log.info("%d jobs are submitted to %s; their output is in %s", len(pending), cluster, out / "logs")
     for job in submitit.helpers.as_completed(list(pending)):
         failed = job.exception()
-        yield pending[job], job.result() if failed is None else str(failed).strip().splitlines()[-1]
+        yield pending[job], job.results()[0] if failed is None else str(failed).strip().splitlines()[-1]
 
 
 def _there(job: Job, here: Path) -> str:
-    """On a node of the cluster, in the folder where the sweep was started."""
+    """On a node of the cluster, in the folder where the sweep was started; with several tasks, as one of them."""
+    import submitit
+
     os.chdir(here)
+    if submitit.JobEnvironment().num_tasks > 1:
+        submitit.helpers.TorchDistributedEnvironment().export()
     logging.basicConfig(format="avcl: %(message)s", force=True)
     logging.getLogger("avcl").setLevel(logging.INFO)
     try:
