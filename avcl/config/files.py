@@ -97,6 +97,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark) from None
 
 
+LONGEST = 1_000_000
+"""Characters of a run file: far more than any has, and far less than /dev/zero."""
+
 MOST = 100_000
 """Values of a run file, each alias counted as what it stands for: far more than any has."""
 
@@ -136,7 +139,11 @@ for _kind, _pattern in _PLAIN.items():
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        tree = _parse(path.read_text(encoding="utf-8"), lambda line, column: f"{path}:{line}:{column}")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise UserError(f"{path}: longer than {LONGEST:,} characters: no run file")
+        tree = _parse(text, lambda line, column: f"{path}:{line}:{column}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
