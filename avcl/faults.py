@@ -46,9 +46,7 @@ def of_machine(error: BaseException) -> str:
     if _of_torch(error, _SHARED):
         return SHARED
     if _of_torch(error, _KILLED) and (found := re.search(_KILLED, text)):
-        number, how = found[1] or found[2], found[3]
-        told = f" (signal: {how})" if how else ""
-        return f"a loader worker (process {number}) was killed{told}, maybe for want of memory; {FEWER}"
+        return f"a loader worker (process {found[1]}) was killed, maybe for want of memory; {FEWER}"
     return _out_of_memory(error, text)
 
 
@@ -69,7 +67,7 @@ def placed(error: OSError, told: str) -> str:
 # the messages of torch's allocators, loaders and shared memory, which have no types of their own
 _OPEN = r"Too many open files|received 0 items of ancdata"
 _SHARED = r"killed by signal: Bus error|unable to (?:write to|allocate|resize|open) .*(?:torch_|shared memory)"
-_KILLED = r"DataLoader worker \(pid(?: (\d+)|\(s\) ([\d, ]+))\) (?:is killed by signal: ([\w ]+?)(?:\.|$)|exited unexp)"
+_KILLED = r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal|exited unexpectedly)"
 _MEMORY = r"out of memory|can't allocate memory|Cannot allocate memory"
 
 

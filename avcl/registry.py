@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 KINDS = {"strategies": "Strategy", "scenarios": "Scenario", "backbones": "Backbone", "evaluations": "Evaluation"}
 """The hooks that return component classes, and the class that each of them extends."""
 
-ROLES = {*KINDS.values(), "PluginMetric", "BaseLogger", "BasePlugin"}
+OTHERS = {"PluginMetric": "metric", "BaseLogger": "logger", "Callback": "callback", "BasePlugin": "Avalanche plugin"}
+ROLES = {*KINDS.values(), *OTHERS}
 """Base classes, avcl's and Avalanche's, of all whose methods are called by avcl."""
 
 LASTING = ("results", "state_dict", "load_state_dict")
@@ -195,6 +196,8 @@ def blamed(component: Any, verb: str) -> Iterator[None]:
     except (UserError, BadClip, StoppedError):
         raise
     except (Exception, SystemExit) as error:
+        if _is_ours(component) and (theirs := _raisers(error)[0]):
+            component, verb = theirs
         log.debug("%s failed in %s", component, verb, exc_info=True)  # in a loader worker, nobody else can show it
         if told := faults.of_machine(error) or (faults.of_file(error) if _is_ours(component) else ""):
             raise UserError(told) from error
@@ -262,7 +265,7 @@ def _named(component: Any) -> str:
     cls = type(component)
     bases = {base.__name__ for base in cls.__mro__}
     kind = next((base.lower() for base in KINDS.values() if base in bases), "")
-    kind = kind or ("metric" if "PluginMetric" in bases else "logger" if "BaseLogger" in bases else "object")
+    kind = kind or next((word for base, word in OTHERS.items() if base in bases), "object")
     try:
         origin = registry().origin(component)
     except PluginError:  # nothing can be found: then this error is not to hide the other one

@@ -93,7 +93,7 @@ def sweep(
     if wrong:
         for name, why in wrong.items():
             lines.say(f"{name} failed: {why}")
-        raise typer.Exit(1)
+        raise typer.Exit(2)
 
 
 def seeds_of(words: list[str]) -> list[int]:

@@ -1,0 +1,114 @@
+"""Loader processes that are killed or stopped, too many open files: one line, code 2, and nothing is left of them."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from helpers.damage import avcl, faulty, run_file
+
+__all__ = ["faulty"]
+
+pytestmark = [pytest.mark.process]
+
+KILLED = (
+    "was killed, maybe for want of memory; lower learner.workers (--workers) or learner.batch_size "
+    "(--batch-size), then run the command again, with --resume where it trains\n"
+)
+LONG = """
+device: cpu
+scenario: {name: synthetic, tasks: 2, classes: 2, train_clips: 32, eval_clips: 4, height: 32, width: 32, object: 0.5}
+backbone: {name: cav-mae, size: tiny}
+learner: {epochs: 1000, batch_size: 4, workers: 2}
+"""
+
+
+def killing(number):
+    """A thread that sends the signal to the first loader process of this one."""
+
+    def kill():
+        while not (found := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(found[0].pid, number)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def gone():
+    """Whether no loader process is left, after a moment."""
+    end = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.1)
+    return not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_killed_worker_is_told_by_training_and_by_an_evaluation(tmp_path):
+    config = run_file(tmp_path)
+    assert avcl("train", config, "--out", tmp_path / "run")[0] == 0
+    asked = ["--set", "learner.workers=2", "--set", "learner.epochs=1000", "--out", tmp_path / "killed"]
+    for words in (["train", config, *asked], ["eval", tmp_path / "run", "linear_probe", "--workers", "2"]):
+        thread = killing(signal.SIGKILL)
+        code, told = avcl(*words)
+        thread.join()
+        assert told.startswith("avcl: a loader worker (process ")
+        assert told.endswith(KILLED)
+        assert (code, told.count("\n")) == (2, 1)
+        assert gone()
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_a_stopped_worker_ends_the_run_after_the_timeout_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "avcl", "train", str(run_file(tmp_path, text=LONG)), "--out", str(tmp_path / "run")]
+    asked = ["--set", "learner.loader_timeout=2"]
+    with subprocess.Popen([*command, *asked], stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        workers = []
+        while run.poll() is None and len(workers) < 2:
+            time.sleep(0.2)
+            with open(f"/proc/{run.pid}/task/{run.pid}/children") as file:
+                workers = list(map(int, file.read().split()))
+        os.kill(workers[0], signal.SIGSTOP)
+        _, told = run.communicate()
+    assert told == (
+        "avcl: no loader worker has delivered a batch for 2 seconds: they hang, or were stopped; see whether their files "
+        "can be read; learner.loader_timeout is how long to wait, 0 for ever\n"
+    )
+    assert run.returncode == 2
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("more", [1, 12, 25])
+def test_too_many_open_files_say_which_limit(tmp_path, more):
+    """Whatever is opened last: the store of a run, its loggers, what it shares with loader processes."""
+    config, before = run_file(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert avcl("train", config, "--out", tmp_path / "first")[0] == 0  # what Python opens to import it
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, before[1]))
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        for one in held[-more:]:
+            os.close(one)
+    try:
+        code, told = avcl("train", config, "--out", tmp_path / "run", "--set", "learner.workers=2")
+    finally:
+        for one in held[:-more]:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert told == (
+        "avcl: too many open files; raise the limit, as by `ulimit -n 65536`, or lower the number of loader workers "
+        "(learner.workers, --workers)\n"
+    )
+    assert code == 2
+
+
