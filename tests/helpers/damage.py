@@ -177,4 +177,5 @@ def mounted(folder, size):
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        while os.path.ismount(folder):  # one mount may lie over another
+            subprocess.run(["umount", "-l", str(folder)], check=True)
