@@ -138,7 +138,8 @@ class Registry:
         cls = type(component)
         brings = [p for p in self.plugins if any(cls in classes for classes in p.offers.values())]
         brings += [p for p in self.plugins if f"{cls.__module__}.".startswith(f"{p.module}.")]
-        return f"{brings[0].distribution if brings else f'class {cls.__qualname__}'}, module {cls.__module__}"
+        own = f"avcl {avcl.__version__}" if _is_ours(component) else f"class {cls.__qualname__}"
+        return f"{brings[0].distribution if brings else own}, module {cls.__module__}"
 
     def _made(self, hook: str, base: type[Any], **kwargs: Any) -> list[Any]:
         """What all plugins make, each of it a ``base``; in the order of pluggy, the last registered first."""

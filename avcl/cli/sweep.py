@@ -63,7 +63,7 @@ def sweep(
     from avcl.config.files import read_choices, with_sets
     from avcl.errors import UserError, nearest
 
-    cluster = with_sets({}, slurm) if slurm else None
+    cluster = with_sets({}, slurm, "--slurm") if slurm else None
     choices = read_choices(vary, "--vary")
     chosen = seeds_of(seeds)
     kind = _budget(budget)

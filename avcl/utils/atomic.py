@@ -85,7 +85,7 @@ def claim(path: Path) -> Iterator[BinaryIO | None]:
         return
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         lock.unlink(missing_ok=True)
         said = (error.strerror or str(error)).lower()
         raise UserError(f"{path.parent}: its file system has no locks ({said}); choose a folder on another") from None

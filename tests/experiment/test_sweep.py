@@ -236,7 +236,7 @@ def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch):
     [
         (["timeout_min=5"], "avcl: --slurm: "),
         (["cluster=local", "timeoutmin=5"], "avcl: --slurm: "),
-        (["timeout_min"], "avcl: --set timeout_min: must be key=value"),
+        (["timeout_min"], "avcl: --slurm timeout_min: must be key=value, as in timeout_min=600"),
     ],
 )
 def test_slurm_that_is_not_there_or_not_asked_rightly_is_one_line(file, words, told):

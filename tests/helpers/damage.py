@@ -35,7 +35,7 @@ VERBS = {
 }
 PROPERTIES = {"scenario": "shape preprocessing task_names fingerprint gallery_only"}
 
-HEAD = '''
+HEAD = """
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 import torch
@@ -62,7 +62,15 @@ class Base:
     def load_state_dict(self, state): pass
     def close(self): pass
     def open(self, run): pass
+    def log_metrics(self, values):
+        for value in values:
+            self.log_single_metric(value.name, value.value, value.x_plot)
     def __str__(self): return type(self).__name__
+
+class Lost:
+    def _lost(self, i):
+        mine = (self.task, self.split, i) == (0, "train", self.scenario.nan)
+        return {"frames": torch.full((2, 3, 32, 32), torch.nan)} if mine else {}
 
 class Plain(Base):
     def reset(self): pass
@@ -72,15 +80,18 @@ class Plain(Base):
         if name.startswith(("before_", "after_")):
             return lambda *args, **kwargs: None
         raise AttributeError(name)
-'''
+"""
 CLASSES = {
     "strategy": ("Rehearsal", "needs_boundaries = True"),
     "scenario": ("Noise", ""),
-    "backbone": ("CavMae", "size: str = 'tiny'\n    dim: int = 24\n    heads: int = 2\n    depth: int = 1\n"
-                 "    fusion_depth: int = 1\n    decoder_dim: int = 16\n    decoder_heads: int = 2\n    decoder_depth: int = 1"),
+    "backbone": (
+        "CavMae",
+        "size: str = 'tiny'\n    dim: int = 24\n    heads: int = 2\n    depth: int = 1\n    fusion_depth: int = 1\n"
+        "    decoder_dim: int = 16\n    decoder_heads: int = 2\n    decoder_depth: int = 1",
+    ),
     "evaluation": ("Evaluation", ""),
-}  # fmt: skip
-TAIL = '''
+}
+TAIL = """
 @hookimpl
 def strategies(): return [Strategy]
 @hookimpl
@@ -93,7 +104,14 @@ def evaluations(): return [Evaluation_]
 def metrics(run): return [Metric()]
 @hookimpl
 def loggers(run): return [Logger()]
-'''
+"""
+
+
+MIXED = {
+    "metric": "Component, Plain, PluginMetric",
+    "logger": "Component, Plain, BaseLogger",
+    "callback": "Plain, Callback",
+}
 
 
 def source():
@@ -105,17 +123,13 @@ def source():
         args = "kw_only=True, eq=False" if kind in ("backbone", "callback", "metric", "logger") else "kw_only=True"
         head = f"@dataclass({args})\nclass {name}({base}):\n    name = 'faulty-{kind}'\n    {body}\n"
         settings = "    at: str = ''\n    wrong: str = 'ValueError'\n"
-        match kind:
-            case "metric":
-                head = f"@dataclass({args})\nclass {name}(Component, Plain, PluginMetric):\n    name = 'faulty-metric'\n"
-            case "logger":
-                head = f"@dataclass({args})\nclass {name}(Component, Plain, BaseLogger):\n    name = 'faulty-logger'\n"
-                head += "    def log_metrics(self, values):\n        for v in values: self.log_single_metric(v.name, v.value, v.x_plot)\n"
-            case "callback":
-                head = f"@dataclass({args})\nclass {name}(Plain, Callback):\n    name = 'faulty-callback'\n"
-            case "clips":
-                head, settings = "class Clips(NoiseClips):\n    at = property(lambda self: self.scenario.at)\n", ""
-                settings = "    wrong = property(lambda self: self.scenario.wrong)\n"
+        if kind in MIXED:
+            head = f"@dataclass({args})\nclass {name}({MIXED[kind]}):\n    name = 'faulty-{kind}'\n"
+        if kind == "clips":
+            head = "class Clips(Lost, NoiseClips):\n"
+            settings = "".join(f"    {key} = property(lambda self: self.scenario.{key})\n" for key in ("at", "wrong"))
+        if kind == "scenario":
+            settings += "    nan: int = -1\n    called: str = ''\n"
         parts.append(head + settings)
         parts += [_method(kind, verb) for verb in verbs.split()]
         parts += ["    @property\n" + _method(kind, verb) for verb in PROPERTIES.get(kind, "").split()]
@@ -124,7 +138,9 @@ def source():
 
 def _method(kind, verb):
     rest = {
-        ("scenario", "clips"): "made = super().clips(*args); return Clips(made.scenario, made.task, made.split, made.bad)",
+        ("scenario", "clips"): "return Clips(**vars(super().clips(*args)))",
+        ("scenario", "task_names"): "return tuple(self.called + name for name in super().task_names)",
+        ("clips", "__getitem__"): "return super().__getitem__(*args) | self._lost(*args)",
         ("strategy", "log"): "return {}",
         ("evaluation", "evaluate"): "return Scores(scores={'a': 1.0}, clips=1)",
         ("logger", "log_single_metric"): "pass",

@@ -1,4 +1,4 @@
-"""A plugin that raises in any verb or hook, under the command: one line with its name, distribution and verb, code 2."""
+"""A plugin that raises in any verb or hook, under the command: a line with its name, distribution and verb, code 2."""
 
 import pytest
 from helpers.damage import PROPERTIES, VERBS, avcl, faulty, run_file

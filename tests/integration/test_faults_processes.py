@@ -69,7 +69,15 @@ def test_a_killed_worker_is_told_by_training_and_by_an_evaluation(tmp_path):
 
 
 def test_a_stopped_worker_ends_the_run_after_the_timeout_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "avcl", "train", str(run_file(tmp_path, text=LONG)), "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "avcl",
+        "train",
+        str(run_file(tmp_path, text=LONG)),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     asked = ["--set", "learner.loader_timeout=2"]
     with subprocess.Popen([*command, *asked], stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         workers = []
@@ -80,8 +88,8 @@ def test_a_stopped_worker_ends_the_run_after_the_timeout_and_leaves_no_process(t
         os.kill(workers[0], signal.SIGSTOP)
         _, told = run.communicate()
     assert told == (
-        "avcl: no loader worker has delivered a batch for 2 seconds: they hang, or were stopped; see whether their files "
-        "can be read; learner.loader_timeout is how long to wait, 0 for ever\n"
+        "avcl: no loader worker has delivered a batch for 2 seconds: they hang, or were stopped; see whether their "
+        "files can be read; learner.loader_timeout is how long to wait, 0 for ever\n"
     )
     assert run.returncode == 2
     with pytest.raises(ProcessLookupError):
