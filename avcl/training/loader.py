@@ -32,7 +32,7 @@ class Loader(DataLoader):
         self.patience = patience
         super().__init__(*args, **options)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
         """The batches; processes start when the first is asked for."""
         if not self.num_workers or not self.patience:
             yield from super().__iter__()
