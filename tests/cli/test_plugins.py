@@ -18,6 +18,7 @@ from avcl.cli.plugins import entries, settings_of, show_all, show_one
 from avcl.errors import UserError
 from avcl.registry import Plugin, Registry
 from avcl.settings import Fraction, descriptions, fields
+from avcl.utils.console import Terminal
 
 
 @dataclass(kw_only=True, eq=False)
