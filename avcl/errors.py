@@ -61,14 +61,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"; allowed: {', '.join(allowed)}" if allowed else ""
 
 
-def out_of_memory(error: BaseException) -> str:
-    """One line for an error of Python's, torch's or CUDA's allocator, with what to lower; empty for any other."""
-    text = str(error)
-    if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate memory", text):
-        return ""
-    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
-    told = f" (tried to allocate {wanted[1]})" if wanted else ""
-    return (
-        f"out of memory{told}; lower learner.batch_size or learner.eval_batch_size (learner.accumulate keeps the size "
-        "of a step), strategy.replay, memory.capacity, or the sizes of the scenario and the backbone"
-    )
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """``text`` for a terminal or a log: control characters, and bytes that are no text, as ``\\x1b``.
+
+    Names of files, tasks, classes and plugins may hold any: escape sequences that rewrite the screen, and orders of
+    writing that turn a name round.
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 import avcl
-from avcl import hookspecs, settings
+from avcl import faults, hookspecs, settings
 from avcl.errors import BadClip, PluginError, StoppedError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 
 KINDS = {"strategies": "Strategy", "scenarios": "Scenario", "backbones": "Backbone", "evaluations": "Evaluation"}
 """The hooks that return component classes, and the class that each of them extends."""
+
+OTHERS = {"PluginMetric": "metric", "BaseLogger": "logger", "Callback": "callback", "BasePlugin": "Avalanche plugin"}
+ROLES = {*KINDS.values(), *OTHERS}
+"""Base classes, avcl's and Avalanche's, of all whose methods are called by avcl."""
 
 LASTING = ("results", "state_dict", "load_state_dict")
 """What a metric has that goes into ``results.json`` under its ``str()``, and that a resumed run goes on with."""
@@ -133,7 +138,8 @@ class Registry:
         cls = type(component)
         brings = [p for p in self.plugins if any(cls in classes for classes in p.offers.values())]
         brings += [p for p in self.plugins if f"{cls.__module__}.".startswith(f"{p.module}.")]
-        return f"{brings[0].distribution if brings else f'class {cls.__qualname__}'}, module {cls.__module__}"
+        own = f"avcl {avcl.__version__}" if _is_ours(component) else f"class {cls.__qualname__}"
+        return f"{brings[0].distribution if brings else own}, module {cls.__module__}"
 
     def _made(self, hook: str, base: type[Any], **kwargs: Any) -> list[Any]:
         """What all plugins make, each of it a ``base``; in the order of pluggy, the last registered first."""
@@ -183,15 +189,68 @@ def registry() -> Registry:
 def blamed(component: Any, verb: str) -> Iterator[None]:
     """Within this block ``component``, a plugin or an object of one, runs ``verb``: what it raises names both.
 
-    Any exception becomes the cause of a PluginError, except those that are meant for the user or for the loop:
-    UserError, BadClip, StoppedError, and what is no Exception (Ctrl-C).
+    Any exception becomes the cause of a PluginError, or of a UserError where the machine is at an end; except those
+    that are meant for the user or for the loop: UserError, BadClip, StoppedError, and Ctrl-C.
     """
     try:
         yield
     except (UserError, BadClip, StoppedError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if _is_ours(component) and (theirs := _raisers(error)[0]):
+            component, verb = theirs
+        log.debug("%s failed in %s", component, verb, exc_info=True)  # in a loader worker, nobody else can show it
+        if told := faults.of_machine(error) or (faults.of_file(error) if _is_ours(component) else ""):
+            raise UserError(told) from error
         raise PluginError(f"{_named(component)} failed in {verb}: {one_line(error)}") from error
+
+
+def line_of(error: BaseException) -> str:
+    """One line that tells a user of an exception; empty for a fault of avcl itself, which has to be looked into.
+
+    Those of the machine and of files come with what to do about it, those of plugins with the plugin and its verb.
+    """
+    if isinstance(error, UserError | BadClip):
+        return str(error)
+    theirs, ours = _raisers(error)
+    if told := faults.of_machine(error):
+        unplaced = isinstance(error, OSError) and error.filename is None
+        return f"{_named((theirs or ours)[0])}: {told}" if unplaced and (theirs or ours) else told
+    file = "" if theirs else faults.of_file(error)
+    if found := theirs or (() if file else ours):
+        return f"{_named(found[0])} failed in {found[1]}: {one_line(error)}"
+    return file
+
+
+def _raisers(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """(object, verb) of the component or plugin that raised an error: the innermost of others', and that of avcl's."""
+    verbs: dict[int, tuple[Any, str]] = {}
+    theirs: tuple[Any, ...] = ()
+    ours: tuple[Any, ...] = ()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        me, module = frame.f_locals.get("self"), str(frame.f_globals.get("__name__"))
+        if not ROLES & {base.__name__ for base in type(me).__mro__}:
+            me = _module_of(module)
+        if me is None or module.startswith(("torch.", "avalanche.")):
+            continue
+        found = verbs.setdefault(id(me), (me, frame.f_code.co_qualname.rpartition("<locals>.")[2].rpartition(".")[2]))
+        if _is_ours(me):
+            ours = found
+        else:
+            theirs = found
+    return theirs, ours
+
+
+def _is_ours(component: Any) -> bool:
+    """Whether avcl itself brings it."""
+    return f"{component.module if isinstance(component, Plugin) else type(component).__module__}.".startswith("avcl.")
+
+
+def _module_of(module: str) -> Plugin | None:
+    """The plugin, of another distribution than avcl's, that a module is of."""
+    if module.startswith("avcl."):
+        return None
+    return next((plugin for plugin in registry().plugins if f"{module}.".startswith(f"{plugin.module}.")), None)
 
 
 def one_line(error: BaseException) -> str:
@@ -207,7 +266,7 @@ def _named(component: Any) -> str:
     cls = type(component)
     bases = {base.__name__ for base in cls.__mro__}
     kind = next((base.lower() for base in KINDS.values() if base in bases), "")
-    kind = kind or ("metric" if "PluginMetric" in bases else "logger" if "BaseLogger" in bases else "object")
+    kind = kind or next((word for base, word in OTHERS.items() if base in bases), "object")
     try:
         origin = registry().origin(component)
     except PluginError:  # nothing can be found: then this error is not to hide the other one

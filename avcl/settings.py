@@ -181,6 +181,8 @@ def _no_truth_as_number(value: Any, handler: Callable[[Any], Any]) -> Any:
         result = handler(value)
     except OverflowError:
         raise ValueError("is too large for a number") from None
+    if isinstance(result, str | PurePath) and "\0" in str(result):
+        raise ValueError("must not hold a NUL character")
     if isinstance(result, int) and abs(result) >= 2**63:
         raise ValueError("is too large for a number")
     if _truth_as_number(value, result):

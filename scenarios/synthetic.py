@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from numpy.random import Generator
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -21,7 +21,10 @@ from avcl.scenario import Scenario, Split, augmentation
 from avcl.scenarios import _render as render
 from avcl.settings import Fraction, Seed, Share
 
-Side = Annotated[int, Field(ge=16)]
+Side = Annotated[int, Field(ge=16, le=2048)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+Many = Annotated[int, Field(ge=0, le=10**7)]
+Some = Annotated[int, Field(ge=1, le=10**6)]
 SPLITS = ("train", "eval", "pretraining", "statistics")
 
 
@@ -76,12 +79,12 @@ class Synthetic(Scenario):
 
     name: ClassVar[str] = "synthetic"
 
-    tasks: PositiveInt = 4
-    classes: PositiveInt = 4
-    train_clips: PositiveInt = 256
-    eval_clips: PositiveInt = 32
-    pretraining: NonNegativeInt = 8192
-    frames: PositiveInt = 2
+    tasks: Count = 4
+    classes: Count = 4
+    train_clips: Some = 256
+    eval_clips: Some = 32
+    pretraining: Many = 8192
+    frames: Count = 2
     height: Side = 64
     width: Side = 64
     times: Side = 256

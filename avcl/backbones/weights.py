@@ -69,13 +69,10 @@ def save_weights(path: str | Path, backbone: Backbone, extra: Mapping[str, nn.Mo
     header = json.loads(content[8:start]) | {"__metadata__": about}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.write(memoryview(content)[start:])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({str(error).partition('] ')[2] or error})") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(content)[start:])
 
 
 def load_weights(path: str | Path) -> Weights:

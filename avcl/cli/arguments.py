@@ -67,6 +67,8 @@ Method = Annotated[
         show_default=False,
     ),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Clips of one forward pass.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read clips; 0 for none beside this one.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=False)]
 Name = Annotated[
     str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avcl.cli.arguments import Device
+from avcl.cli.arguments import BatchSize, Device, Workers
 from avcl.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Clips of a forward pass.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read files; 0 for none beside this one.")]
 
 
 def embed(

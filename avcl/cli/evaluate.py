@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avcl.cli.arguments import Device, Sets, components
+from avcl.cli.arguments import BatchSize, Device, Sets, Workers, components
 from avcl.config.bundled import find_file
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def evaluate(
         ),
     ] = None,
     device: Device = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips of one forward pass.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read clips.")] = 0,
+    batch_size: BatchSize = 32,
+    workers: Workers = 0,
 ) -> None:
     """Evaluate a finished run or any weights: each TASK trains what it needs on the frozen model, and scores it.
 

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import typer
+from avcl.utils import lines
 
 ERRORS = "AVCL_ERRORS"
 """The environment's variable that names the folder for errors of processes that were started here."""
@@ -59,11 +59,11 @@ def launch(processes: int, words: Sequence[str]) -> int:
             return 0
         for rank in failed:
             if told := _told(Path(folder), rank):
-                typer.echo(f"avcl: process {rank} of {processes}: {told}", err=True)
+                lines.say(f"process {rank} of {processes}: {told}")
                 return max(1, started[rank].exitcode or 1)
         rank, code = failed[0], started[failed[0]].exitcode or 1
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        typer.echo(f"avcl: process {rank} of {processes} {how}; continue with --resume", err=True)
+        lines.say(f"process {rank} of {processes} {how}; continue with --resume")
         return max(1, code)
 
 

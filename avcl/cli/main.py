@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ from avcl.cli.evaluate import evaluate
 from avcl.cli.results import plot, report, results
 from avcl.cli.sweep import sweep
 from avcl.cli.weights import WeightsFile, weights_app
-from avcl.errors import StoppedError, UserError, out_of_memory
+from avcl.errors import StoppedError, UserError
+from avcl.utils import lines
 
 # A command imports what it needs, when it needs it: neither `avcl --help` and completion nor a typing error in a
 # file should wait for torch and plugins.
@@ -36,18 +38,35 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except StoppedError as stopped:
             if launch.number() == 0:
-                typer.echo(f"avcl: {stopped}", err=True)
-        except Exception as error:
-            line = str(error) if isinstance(error, UserError) else out_of_memory(error)
-            if ctx.params["debug"] or not (line or launch.lost(error)):
+                lines.say(str(stopped))
+        except KeyboardInterrupt:
+            lines.say("interrupted")
+            raise typer.Exit(130) from None
+        except (Exception, SystemExit) as error:
+            if isinstance(error, typer.Exit | typer.Abort):
+                raise
+            told = _told(error)
+            if not told:
                 launch.tell(error, f"{type(error).__name__}: {error}")
                 raise
-            if not launch.tell(error, line):
-                typer.echo("avcl: " + line.replace("\n", "\n      "), err=True)
+            if ctx.params["debug"]:
+                lines.say(traceback.format_exc())
+            if not launch.tell(error, told):
+                lines.say(told)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("avcl: interrupted", err=True)
-            raise typer.Exit(130) from None
+
+
+def _told(error: BaseException) -> str:
+    """One line for what a user can mend; empty for a fault of avcl, and for what is no fault: a reader that left."""
+    if "RANK" in os.environ and launch.lost(error):
+        return "another process has ended: its error says why"
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, BrokenPipeError):
+        return ""
+    from avcl.registry import line_of
+
+    return line_of(error)
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -76,9 +95,8 @@ def options(
     ] = False,
 ) -> None:
     """Continual audio-video pre-training: methods, streams and evaluations in one place."""
-    logging.basicConfig(format="avcl: %(message)s")
     quiet = logging.ERROR if launch.number() else logging.INFO
-    logging.getLogger("avcl").setLevel(logging.DEBUG if debug else quiet)
+    lines.log(logging.DEBUG if debug else quiet)
 
 
 @app.command()

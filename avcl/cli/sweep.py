@@ -63,7 +63,7 @@ def sweep(
     from avcl.config.files import read_choices, with_sets
     from avcl.errors import UserError, nearest
 
-    cluster = with_sets({}, slurm) if slurm else None
+    cluster = with_sets({}, slurm, "--slurm") if slurm else None
     choices = read_choices(vary, "--vary")
     chosen = seeds_of(seeds)
     kind = _budget(budget)
@@ -72,6 +72,7 @@ def sweep(
     from avcl.experiment.sweep import plan, refuse_others, run_all, table
     from avcl.report.documents import for_terminal
     from avcl.report.runs import find_runs, streams_of
+    from avcl.utils import lines
     from avcl.utils.console import write
 
     names = [name for word in methods for name in word.split(",") if name]
@@ -91,8 +92,8 @@ def sweep(
         write(*told, *measured, *for_terminal(streams_of(find_runs(finished)), against))
     if wrong:
         for name, why in wrong.items():
-            typer.echo(f"avcl: {name} failed: {why}", err=True)
-        raise typer.Exit(1)
+            lines.say(f"{name} failed: {why}")
+        raise typer.Exit(2)
 
 
 def seeds_of(words: list[str]) -> list[int]:

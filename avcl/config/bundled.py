@@ -47,11 +47,8 @@ def copy_file(name: str, out: Path) -> Path:
     source = bundled.get(name.replace("-", "_"))
     if source is None:
         raise UserError(f"unknown run file {name!r}{nearest(name, bundled)}")
-    try:
-        with claim(out) as file:
-            if file is None:
-                raise UserError(f"{out}: exists already; give another file with --out")
-            file.write(source.read_bytes())
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    with claim(out) as file:
+        if file is None:
+            raise UserError(f"{out}: exists already; give another file with --out")
+        file.write(source.read_bytes())
     return out

@@ -27,11 +27,11 @@ def read_config(path: str | Path | None = None, sets: Iterable[str] = (), strate
     return with_sets(tree, sets)
 
 
-def with_sets(tree: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
-    """``tree`` changed by assignments such as ``learner.lr=1e-4``."""
+def with_sets(tree: Mapping[str, Any], sets: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """``tree`` changed by assignments such as ``learner.lr=1e-4``, which ``option`` gives."""
     tree = dict(tree)
     for assignment in sets:
-        tree = _assign(tree, assignment)
+        tree = _assign(tree, assignment, option)
     return tree
 
 
@@ -44,7 +44,7 @@ def assigned(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     """``tree`` with the value of each full key, such as ``learner.lr``, in its place."""
     changed = dict(tree)
     for key, value in values.items():
-        changed = _put(changed, key.split("."), value, key)
+        changed = _put(changed, key.split("."), value, f"--set {key}")
     return changed
 
 
@@ -97,6 +97,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem=told, problem_mark=node.start_mark) from None
 
 
+LONGEST = 1_000_000
+"""Characters of a run file: far more than any has, and far less than /dev/zero."""
+
 MOST = 100_000
 """Values of a run file, each alias counted as what it stands for: far more than any has."""
 
@@ -136,7 +139,11 @@ for _kind, _pattern in _PLAIN.items():
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        tree = _parse(path.read_text(encoding="utf-8"), lambda line, column: f"{path}:{line}:{column}")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise UserError(f"{path}: longer than {LONGEST:,} characters: no run file")
+        tree = _parse(text, lambda line, column: f"{path}:{line}:{column}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -173,11 +180,13 @@ def _parse(text: str, place: Callable[[int, int], str]) -> Any:
         raise UserError(f"{place(1, 1)}: not valid settings: nested too deeply") from None
 
 
-def _assign(tree: dict[str, Any], assignment: str) -> dict[str, Any]:
+def _assign(tree: dict[str, Any], assignment: str, option: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
-        raise UserError(f"--set {assignment}: must be key=value, as in learner.lr=1e-4")
-    return _put(tree, key.split("."), _parse(text, lambda line, column: f"--set {assignment}"), key)
+        example = "timeout_min=600" if option == "--slurm" else "learner.lr=1e-4"
+        raise UserError(f"{option} {assignment}: must be key=value, as in {example}")
+    value = _parse(text, lambda line, column: f"{option} {assignment}")
+    return _put(tree, key.split("."), value, f"{option} {key}")
 
 
 def _choice(word: str, option: str) -> tuple[str, list[Any]]:
@@ -188,18 +197,18 @@ def _choice(word: str, option: str) -> tuple[str, list[Any]]:
     return key, values
 
 
-def _put(node: Any, steps: list[str], value: Any, key: str) -> Any:
+def _put(node: Any, steps: list[str], value: Any, told: str) -> Any:
     """``node`` with ``value`` at the end of ``steps``; a name grows into a mapping, a number is a place."""
     if not steps:
         return value
     step, *rest = steps
     if isinstance(node, list):
         if step not in map(str, range(len(node))):
-            raise UserError(f"--set {key}: {step!r} is not a place in a list of {len(node)}; the first one is 0")
+            raise UserError(f"{told}: {step!r} is not a place in a list of {len(node)}; the first one is 0")
         place = int(step)
-        return [*node[:place], _put(node[place], rest, value, key), *node[place + 1 :]]
+        return [*node[:place], _put(node[place], rest, value, told), *node[place + 1 :]]
     if isinstance(node, str):
         node = {"name": node}
     if node is not None and not isinstance(node, dict):
-        raise UserError(f"--set {key}: {node!r} has no settings, so {step!r} cannot be set")
-    return {**(node or {}), step: _put((node or {}).get(step), rest, value, key)}
+        raise UserError(f"{told}: {node!r} has no settings, so {step!r} cannot be set")
+    return {**(node or {}), step: _put((node or {}).get(step), rest, value, told)}

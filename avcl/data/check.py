@@ -12,7 +12,7 @@ from rich.table import Table
 from avcl.data.file_scenario import SPLITS, FileScenario
 from avcl.data.fingerprint import fingerprint_of
 from avcl.data.source import Record, glance
-from avcl.errors import BadClip, UserError
+from avcl.errors import BadClip
 from avcl.settings import plain
 from avcl.utils.atomic import write_json
 from avcl.utils.console import in_threads
@@ -99,11 +99,8 @@ class Report:
         settings = {"name": self.scenario.name, **self.scenario.settings()}
         clips = [asdict(clip) for clip in self.clips]
         content = {"scenario": settings, "fingerprint": self.fingerprint, "counts": counts, "clips": clips}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, plain(content))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, plain(content))
 
 
 def check_clips(scenario: FileScenario) -> Report:

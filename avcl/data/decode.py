@@ -24,6 +24,7 @@ from torch import Tensor
 
 from avcl.data.bounds import Bounds
 from avcl.data.bounds import bad as bad
+from avcl.faults import of_machine
 
 RATE = 16000
 """Samples of sound per second, after decoding."""
@@ -150,6 +151,8 @@ def _reported(path: str, part: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if of_machine(error):  # too many open files, say: not the clip's fault
+            raise
         raise bad(path, (error.strerror or f"corrupt {part}").lower()) from None
     except (av.error.FFmpegError, IndexError):  # IndexError: PyAV, at a stream that appears midway
         raise bad(path, f"corrupt {part}") from None

@@ -13,6 +13,7 @@ from torch import Tensor
 from avcl.data import decode
 from avcl.data.bounds import Bounds
 from avcl.data.source import Source
+from avcl.faults import of_machine
 
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP")  # others run programs, or hold many pictures
 
@@ -86,5 +87,7 @@ def decode_picture(file: str | BinaryIO, name: str, bounds: Bounds, mode: str = 
         raise decode.bad(name, "no such picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise decode.bad(name, f"more than {bounds.pixels:,} pixels") from None
-    except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, at a broken PNG
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: Pillow, at a broken PNG
+        if of_machine(error):
+            raise
         raise decode.bad(name, "corrupt picture") from None

@@ -4,6 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 
+from avcl.faults import of_machine
+
 EDGE = 2**20  # bytes at either end that are looked at: a clip is rarely longer, a film is
 
 
@@ -19,7 +21,9 @@ def digest(paths: Iterable[str]) -> str:
                 found.update(b"%d:" % size + file.read(EDGE))
                 file.seek(max(EDGE, size - EDGE))
                 found.update(file.read())
-    except OSError:
+    except OSError as error:
+        if of_machine(error):
+            raise
         return ""
     return found.hexdigest()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 import avcl
 from avcl.backbones.hub import locate
@@ -29,6 +29,7 @@ from avcl.evaluation.embeddings import Embeddings, Kind
 from avcl.evaluation.media import Media, Read, frames_of, media_files, mel_of, read
 from avcl.registry import registry
 from avcl.settings import build
+from avcl.training.loader import Loader
 from avcl.utils.console import counted, shown
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Embedder:
         """
         media = Media(media_files(places), self._of_recordings())
         found = Embeddings.blank(media.paths, self.backbone.dim, self.about)
-        loader = DataLoader(
+        loader = Loader(
             media,
             self.batch_size,
             num_workers=self.workers,

@@ -76,12 +76,9 @@ class Embeddings:
     def write(self, path: str | Path) -> None:
         """Write a .parquet or .npz file, whole or not at all."""
         path = checked_suffix(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                (self._write_parquet if path.suffix == ".parquet" else self._write_npz)(file)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            (self._write_parquet if path.suffix == ".parquet" else self._write_npz)(file)
 
     @classmethod
     def read(cls, path: str | Path) -> Embeddings:

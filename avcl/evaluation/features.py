@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip
 from avcl.errors import BadClip, UserError
 from avcl.evaluation.protocol import Frozen
 from avcl.scenario import Split, augmenting, windowing
+from avcl.training.loader import Loader
 from avcl.training.loading import Collate, check_items
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def items(model: Frozen, clips: Any, numbers: Sequence[int], most_bad: float = M
     A clip that cannot be used is left out and named in the log; UserError where more than the share ``most_bad`` are.
     """
     parts = [list(numbers[start : start + model.batch_size]) for start in range(0, len(numbers), model.batch_size)]
-    loader = DataLoader(
+    loader = Loader(
         clips,
         batch_sampler=parts,
         collate_fn=Collate(),

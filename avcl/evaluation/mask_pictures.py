@@ -58,9 +58,6 @@ def draw(path: str, clips: Any, maps_of: Callable[[Sequence[int]], Maps], title:
             axis.set_yticks([])
     for axis, name in zip(axes[0], ["frame", *names], strict=True):
         axis.set_title(name.replace("_", " "), fontsize=8)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(Path(path)) as file:
-            figure.savefig(file, format="png", dpi=72, metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"picture: {path}: cannot be written: {error.strerror}") from None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=72, metadata={"Software": None})

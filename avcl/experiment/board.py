@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -45,8 +47,17 @@ class Board(TensorboardLogger):
 
     @cached_property
     def writer(self) -> SummaryWriter:
-        """Opens its file when it is first written to."""
+        """Opens its file when it is first written to.
+
+        It writes in a thread of its own, whose errors it raises where the next value is written, or in ``close``: the
+        thread need not print them, too.
+        """
+        self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
         return SummaryWriter(self.folder, purge_step=self.resumed_at + 1)
+
+    def _of_a_thread(self, args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__ != event_file_writer.__name__:
+            self._hook(args)
 
     def open(self, run: Run) -> None:
         """Write what is known before the first step: charts and settings."""
@@ -96,10 +107,15 @@ class Board(TensorboardLogger):
 
     def close(self) -> None:
         """Write what is left."""
-        if "writer" in vars(self):
+        if "writer" not in vars(self):
+            return
+        try:
             if hasattr(self, "_ended"):
                 self._add(self._ended)
+            self.writer.flush()  # says what failed in its thread; close would not
+        finally:
             self.writer.close()
+            threading.excepthook = self._hook
 
 
 def layout(tasks: Sequence[str]) -> Layout:

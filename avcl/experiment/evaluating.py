@@ -73,11 +73,8 @@ class Evaluating:
             found = evaluated(evaluation, self.model)
             if self.out:
                 known = _known(self.out) | {self._key(evaluation): self._entry(evaluation, found)}
-                try:
-                    self.out.parent.mkdir(parents=True, exist_ok=True)
-                    atomic.write_json(self.out, known)
-                except OSError as error:
-                    raise UserError(f"{self.out}: cannot be written: {error.strerror}") from None
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_json(self.out, known)
             yield evaluation, found
 
     def _settings(self, run: Mapping[str, Any] | None) -> dict[str, Any]:

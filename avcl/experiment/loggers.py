@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import uuid4
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from avcl.compat import BaseLogger, MetricValue
@@ -19,6 +18,7 @@ from avcl.report.tables import progress_lines
 from avcl.settings import Component
 from avcl.training.learner import Learner
 from avcl.utils import atomic
+from avcl.utils.console import Terminal
 
 if TYPE_CHECKING:
     from avcl.experiment.run import Run
@@ -33,13 +33,13 @@ class Bar(BaseLogger):
 
     name = "progress"
 
-    def __init__(self, clips: Sequence[int], tasks: Sequence[str], console: Console | None = None):
+    def __init__(self, clips: Sequence[int], tasks: Sequence[str], console: Terminal | None = None):
         super().__init__()
         self.clips, self.tasks = clips, tasks
-        self.console = console or Console(stderr=True)
+        self.console = console or Terminal(stderr=True)
         self.values: dict[str, Any] = {}
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -20,6 +20,7 @@ HARMLESS = {
     "out": "a run folder may be moved",
     "loggers": "they only write down",
     "learner.workers": "what a clip is depends on seed, epoch and clip alone, whoever reads it",
+    "learner.loader_timeout": "it only says when a run ends with an error",
     "learner.max_bad_share": "it only says when a run ends with an error",
     "scenario.verify": "it reads the bytes of a store once more, to compare them",
     "checkpoint": "when a run saves its state does not change it",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from avcl.errors import SettingsError, nearest
@@ -53,9 +54,22 @@ def called(part: Any) -> str:
     return type(part).__name__ if type(part).__str__ is object.__str__ else str(part)
 
 
+@contextlib.contextmanager
+def closing(parts: Any) -> Iterator[None]:
+    """Close loggers behind this block; where it failed already, that error is the one to tell."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            close(parts)
+        raise
+    close(parts)
+
+
 def close(parts: Any) -> None:
-    """Close loggers, or the writers that they have."""
-    for part in parts:
-        found = getattr(part, "close", None) or getattr(getattr(part, "writer", None), "close", None)
-        if found:
-            found()
+    """Close loggers, or the writers that they have: all of them, even if one cannot be."""
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            found = getattr(part, "close", None) or getattr(getattr(part, "writer", None), "close", None)
+            if found:
+                stack.callback(found)

@@ -17,7 +17,8 @@ from avcl.compat import BaseSGDPlugin, CLScenario, quiet_evaluator
 from avcl.config.build import components_of
 from avcl.errors import StoppedError
 from avcl.experiment.model_card import markdown_card
-from avcl.experiment.picking import Picks, close, picked
+from avcl.experiment.nan_file import noting
+from avcl.experiment.picking import Picks, closing, picked
 from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
 from avcl.registry import blamed, registry
@@ -138,7 +139,7 @@ class Run:
             state = self.folder.checkpoints.newest() if resume else None
             if state is not None:
                 self.resumed_at = state["clock"]["train_iterations"]
-            with self._logging(manifest) as evaluator, Stopping() as stopping:
+            with self._logging(manifest) as evaluator, Stopping() as stopping, noting(self.folder, self.scenario):
                 learner = self.learner(evaluator=evaluator, plugins=self.callbacks)
                 if state is not None:
                     self._restore(learner, state)
@@ -216,14 +217,12 @@ class Run:
         made = registry().loggers(self) if distributed.rank() == 0 else []
         loggers = picked(made, self.loggers if made else None, "loggers")
         self.folder.write("run.json", manifest)  # before all else is written: it makes the folder the run's own
-        try:
+        with closing(loggers):
             for logger in loggers:
                 if hasattr(logger, "open"):
                     with blamed(logger, "open"):
                         logger.open(self)
             yield quiet_evaluator(*metrics, loggers=tuple(loggers))
-        finally:
-            close(loggers)
 
     def _evaluate(self, learner: Learner) -> None:
         learner.eval(self.benchmark.eval_stream)

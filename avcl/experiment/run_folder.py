@@ -85,10 +85,13 @@ class RunFolder:
 
         distributed.from_first(acquire)
         try:
+            if lock.is_locked:
+                atomic.sweep(self.path)
             yield
         finally:
             if lock.is_locked:
-                (self / LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the folder may be gone, or read-only by now
+                    (self / LOCK).unlink(missing_ok=True)
             lock.release()
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -18,13 +18,14 @@ import torch
 
 from avcl.config.build import components_of, method_settings
 from avcl.config.files import assigned, read_config
-from avcl.errors import StoppedError, UserError, nearest, out_of_memory
+from avcl.errors import StoppedError, UserError, nearest, printable
 from avcl.experiment.manifest import other_settings
 from avcl.experiment.run import Run
 from avcl.experiment.run_folder import RunFolder
 from avcl.experiment.signals import Stopping
+from avcl.registry import line_of
 from avcl.report.sheet import Cell, Sheet
-from avcl.utils import atomic
+from avcl.utils import atomic, lines
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +159,10 @@ def train_job(job: Job) -> str:
         Run.from_config(job.raw).train(resume=job.state == "stopped")
     except StoppedError:
         raise
-    except UserError as error:
-        return str(error).partition("\n")[0]
-    except Exception as error:  # whatever it is, the other runs go on
-        if told := out_of_memory(error):
-            return told
-        traceback.print_exc()
+    except (Exception, SystemExit) as error:  # whatever it is, the other runs go on
+        if told := line_of(error):
+            return told.partition("\n")[0]
+        sys.stderr.write(printable(traceback.format_exc()))
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return ""
 
@@ -199,8 +198,7 @@ def _apart(job: Job, threads: int, here: Path, logs: Path) -> tuple[Job, str, bo
         sys.stderr.flush()
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-        logging.basicConfig(format="avcl: %(message)s", force=True)
-        logging.getLogger("avcl").setLevel(logging.INFO)
+        lines.log(logging.INFO, anew=True)
         log.info("%s: on %d threads", job.folder, torch.get_num_threads())
         try:
             return job, train_job(job), False
@@ -238,8 +236,7 @@ def _there(job: Job, here: Path) -> str:
     os.chdir(here)
     if submitit.JobEnvironment().num_tasks > 1:
         submitit.helpers.TorchDistributedEnvironment().export()
-    logging.basicConfig(format="avcl: %(message)s", force=True)
-    logging.getLogger("avcl").setLevel(logging.INFO)
+    lines.log(logging.INFO, anew=True)
     try:
         return train_job(job)
     except StoppedError as stopped:

@@ -21,6 +21,7 @@ from avcl.clip import Clip
 from avcl.metrics.selection import auc, in_time
 from avcl.report.panels import EMPTY, HEAT, KINDS, PRUNED, TRUTH, Kind, Shown, heat, mark, picture, write
 from avcl.selection import Choice, Selection
+from avcl.utils.atomic import replacing
 
 Maps = Mapping[str, tuple[Tensor, float]]
 
@@ -95,7 +96,8 @@ def forgetting_figure(rows: Sequence[tuple[Shown, Sequence[Maps]]], tasks: Seque
 def write_figure(figure: Figure, path: Path) -> Image.Image:
     """Write a PNG, in a folder that is made; returns its pixels, so that it is drawn but once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     with Image.open(path) as written:
         return written.convert("RGB")
 

@@ -24,6 +24,8 @@ from avcl.settings import Fraction, Moment, Seed, Setting, fields, validate
 from avcl.strategy import Strategy
 from avcl.training import verdicts
 from avcl.training.callbacks import Callback
+from avcl.training.diverged import diverged
+from avcl.training.loader import TIMEOUT
 from avcl.training.loading import BadClips, Loading, check_items
 from avcl.training.optim import OptimizerMaker, optimizer_of, parameter_groups
 from avcl.training.update import Update
@@ -62,6 +64,7 @@ class Learner(BaseSGDTemplate):
         clip_norm: Gradient clipping norm: gradients of a larger global norm are scaled down to it; null for none.
         precision: Precision of the forward passes, by autocast; weights stay in float32.
         workers: Loader processes that read clips; their number never changes a result.
+        loader_timeout: Seconds that a batch of the loader processes may take before the run ends; 0 to wait for ever.
         max_bad_share: Share of a task's clips that may be corrupt before the run ends.
     """
 
@@ -98,6 +101,7 @@ class Learner(BaseSGDTemplate):
         clip_norm: PositiveFloat | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         workers: NonNegativeInt = 0,
+        loader_timeout: NonNegativeFloat = TIMEOUT,
         max_bad_share: Fraction = 0.1,
     ):
         given = {key: value for key, value in locals().items() if key not in (*OBJECTS, "self", "__class__")}
@@ -141,6 +145,7 @@ class Learner(BaseSGDTemplate):
             shuffle=mine.shuffle,
             blind=not any(part.needs_boundaries for part in self.strategies),
             pin_memory=self.device.type == "cuda",
+            timeout=mine.loader_timeout,
         )
         self.tasks_done = self.batches_done = 0
         self.between_batches: Callable[[Learner], None] = _go_on  # when all state is whole: a place to save it
@@ -318,10 +323,7 @@ class Learner(BaseSGDTemplate):
         """Add this batch's share to the gradient; a loss that is not finite ends the run."""
         # Looking at a number on a GPU waits for it; a NaN stays, so that looking now and then is enough.
         if (self.device.type == "cpu" or self.steps % 16 == 0) and not torch.isfinite(self.loss):
-            values = ", ".join(f"{key} {loss.item():g}" for key, loss in self.losses.items())
-            raise UserError(
-                f"step {self.steps}: the loss is not finite ({values}); lower learner.lr or set learner.clip_norm"
-            )
+            raise diverged(self)
         self.update.backward(self.loss)
         found = distributed.average({**self.losses, "": self.loss})
         self.loss = found.pop("").detach()

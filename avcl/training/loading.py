@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from avcl.clip import Shape
 from avcl.errors import BadClip, UserError
 from avcl.scenario import augmenting
+from avcl.training.loader import TIMEOUT, Loader
 from avcl.utils import distributed
 
 HIDDEN = ("label", "task")
@@ -103,7 +104,8 @@ class Loading:
     """Makes the loaders of training and evaluation.
 
     ``seed`` of order and augmentation · ``workers``: processes that read clips, without influence on results ·
-    ``blind``: training items have neither label nor task · ``shuffle``: False keeps the order of the data set.
+    ``blind``: training items have neither label nor task · ``shuffle``: False keeps the order of the data set ·
+    ``timeout``: seconds to wait for a batch of the workers, 0 for ever.
     """
 
     batch_size: int
@@ -115,6 +117,7 @@ class Loading:
     blind: bool = True
     shuffle: bool = True
     pin_memory: bool = False
+    timeout: float = TIMEOUT
 
     def order(self, clips: int, task: int, start: int = 0) -> Batches:
         """The batches of a task's ``clips``, from batch ``start``; UserError where there are none."""
@@ -158,17 +161,27 @@ class Loading:
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
         return torch.from_numpy((mixed ^ (mixed >> np.uint64(31))).view(np.int64))
 
+    def numbers(self, identity: Tensor) -> list[int]:
+        """The clips' own numbers, of which ``identity`` made (B,): for messages, never for a strategy."""
+        mixed = identity.cpu().numpy().view(np.uint64)
+        for shift, factor in ((31, 1), (27, 0x94D049BB133111EB), (30, 0xBF58476D1CE4E5B9)):
+            mixed = mixed * np.uint64(pow(factor, -1, 2**64))
+            mixed = mixed ^ (mixed >> np.uint64(shift)) ^ (mixed >> np.uint64(2 * shift))
+        numbers: list[int] = (mixed - self._key).view(np.int64).tolist()
+        return numbers
+
     @cached_property
     def _key(self) -> np.uint64:
         return np.random.default_rng((self.seed, IDENTITY)).integers(2**64, dtype=np.uint64)
 
     def _loader(self, reader: Reader, collate: Any, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
-        return DataLoader(
+        return Loader(
             reader,
             batch_sampler=batches,
             collate_fn=Collate(collate),
             num_workers=self.workers,
             pin_memory=self.pin_memory,
+            patience=self.timeout,
             # its own, so that making a loader never advances torch's global generator
             generator=torch.Generator(),
         )

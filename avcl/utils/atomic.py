@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def claim(path: Path) -> Iterator[BinaryIO | None]:
         return
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         lock.unlink(missing_ok=True)
         said = (error.strerror or str(error)).lower()
         raise UserError(f"{path.parent}: its file system has no locks ({said}); choose a folder on another") from None
@@ -97,6 +98,13 @@ def claim(path: Path) -> Iterator[BinaryIO | None]:
     finally:
         lock.unlink(missing_ok=True)  # while it is held: whoever opened it before finds it gone, and tries again
         held.release()
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder, and from those below it, what killed processes left; nobody else may write into it."""
+    for left in folder.rglob("*.writing"):
+        if re.fullmatch(r"[0-9a-f]{32}", left.stem):
+            left.unlink(missing_ok=True)
 
 
 def tidy(path: Path) -> None:
@@ -113,13 +121,20 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def _renamed(aside: Path, path: Path | Callable[[], Path]) -> Iterator[BinaryIO]:
-    """What was written is on the disk before it has its name; after a failure its space is free again."""
+    """What was written is on the disk before it has its name; after a failure its space is free again.
+
+    An OSError is about ``path`` then, also one that a library hid behind an error of its own.
+    """
     try:
         with aside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path() if callable(path) else path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a folder that is gone or read-only: the first error is the one to tell
+            aside.unlink(missing_ok=True)
+        failed = error if isinstance(error, OSError) else error.__context__
+        if isinstance(failed, OSError) and failed.errno is not None and failed.filename in (None, str(aside)):
+            raise OSError(failed.errno, failed.strerror, str(aside.parent if callable(path) else path)) from error
         raise

@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+
+from avcl.errors import printable
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +24,21 @@ PAUSE = 5.0  # seconds between two lines at least: what takes less says nothing
 SLICE = 10_000  # items handed to threads at a time: a dataset may have millions
 
 
+class Terminal(Console):
+    """Shows names as they are, whatever is in them: neither rich's markup nor control characters mean anything."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Everything goes through here."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def write(*parts: str | Table) -> None:
     """Print to standard output: on a terminal as wide as it is, elsewhere one line for each row."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = Terminal()
     for part in parts:
         if not console.is_terminal:
             for column in part.columns if isinstance(part, Table) else ():
@@ -34,8 +49,8 @@ def write(*parts: str | Table) -> None:
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """The items, with a bar and the time left while they come; ten lines at most where there is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Terminal(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         begun = said = time.monotonic()
         for number, item in enumerate(bar.track(items, total=total, description=what), 1):

@@ -187,7 +187,13 @@ def test_a_users_mistake_is_told_without_a_traceback(run, config, error, code, t
 )
 def test_debug_shows_where_a_mistake_was_found_and_a_bug_shows_it_always(run, config, words, environment, error):
     run.error = error
-    assert CliRunner().invoke(app, [*words, "train", config], env=environment).exception is error
+    done = CliRunner().invoke(app, [*words, "train", config], env=environment)
+    if isinstance(error, ZeroDivisionError):
+        assert done.exception is error
+        return
+    lines = done.stderr.splitlines()
+    assert (done.exit_code, lines[0], lines[-1]) == (2, "avcl: Traceback (most recent call last):", "avcl: no")
+    assert "in from_config" in done.stderr
 
 
 def test_a_wrong_command_exits_with_two():

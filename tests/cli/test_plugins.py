@@ -11,7 +11,6 @@ from typing import Literal
 
 import pytest
 from pydantic import PositiveInt
-from rich.console import Console
 
 import avcl.registry
 from avcl import Component, Strategy
@@ -19,6 +18,7 @@ from avcl.cli.plugins import entries, settings_of, show_all, show_one
 from avcl.errors import UserError
 from avcl.registry import Plugin, Registry
 from avcl.settings import Fraction, descriptions, fields
+from avcl.utils.console import Terminal
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,8 +108,8 @@ def test_the_list_marks_two_of_one_name(registry, capsys):
 
 
 def test_on_a_terminal_long_cells_are_folded_never_cut(registry, monkeypatch):
-    narrow = Console(width=80, force_terminal=True, color_system=None, markup=False, highlight=False, emoji=False)
-    monkeypatch.setattr("avcl.utils.console.Console", lambda **options: narrow)
+    narrow = Terminal(width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("avcl.utils.console.Terminal", lambda: narrow)
     with narrow.capture() as captured:
         show_all(registry)
     said = captured.get()

@@ -61,7 +61,7 @@ def test_a_run_starts_from_a_converted_mae(tmp_path, mae):
             ["--set", "height=32"],
             "{mae}: heads cannot be detected for a width of 48: give --set heads=N",
         ),
-        ("file/x.safetensors", SETS, "{out}: cannot be written (File exists: '{out.parent}')"),
+        ("file/x.safetensors", SETS, "{out.parent}: a file is where a folder must be; choose another place"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, mae, out, more, text):

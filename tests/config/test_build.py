@@ -191,7 +191,8 @@ def test_all_mistakes_of_all_sections_are_told_at_once():
         "learner.lr: invalid value 'fast': must be a valid number",
         "learner.epoch: unknown setting; did you mean 'epochs'?",
         "learner.seed: unknown setting; allowed: accumulate, batch_size, betas, clip_norm, drop_last, epochs, "
-        "eval_batch_size, lr, max_bad_share, optimizer, precision, shuffle, warmup, weight_decay, workers",
+        "eval_batch_size, loader_timeout, lr, max_bad_share, optimizer, precision, shuffle, warmup, weight_decay, "
+        "workers",
     ]
 
 

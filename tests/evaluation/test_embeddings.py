@@ -97,5 +97,5 @@ def test_what_holds_no_embeddings_is_one_line(tmp_path):
     told(tmp_path / "x.npz", f"{tmp_path / 'x.npz'}: {none}")
     told(tmp_path / "x.csv", f"invalid value '{tmp_path / 'x.csv'}': must end in .parquet or .npz")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"x\.npz: cannot be written \("):
+    with pytest.raises(FileExistsError):
         table().write(tmp_path / "file" / "x.npz")

@@ -158,8 +158,9 @@ def test_a_resume_with_other_settings_is_refused_with_every_difference(folder):
         f"      strategy: er in {file}, derpp now\n"
         f"      learner.eval_batch_size: 48 in {file}, 1 now\n"
         f"      learner.lr: 0.001 in {file}, 0.5 now\n"
-        "      --resume may change out, loggers, learner.workers, learner.max_bad_share, checkpoint and the number of "
-        "a CUDA device; for other settings choose another --out\n",
+        "      --resume may change out, loggers, learner.workers, learner.loader_timeout, learner.max_bad_share, "
+        "scenario.verify, checkpoint, the number of a CUDA device and of processes; for other settings choose another "
+        "--out\n",
     )
     assert content(folder) == before
 

@@ -172,7 +172,7 @@ def test_a_run_that_fails_does_not_stop_the_others(file, tmp_path, jobs):
     (tmp_path / "out" / "er-1").mkdir(parents=True)
     (tmp_path / "out" / "er-1" / "mine.txt").write_text("")
     done = sweep("--methods", "er", "--seeds", "3", "--jobs", jobs)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     told = "out/er-1: holds other files than a run's (mine.txt); choose an empty folder with --out"
     assert done.output.splitlines()[-1] == f"avcl: er-1 failed: {told}"
     assert "seeds: 0, 2" in done.output
@@ -187,7 +187,7 @@ def test_a_run_that_fails_does_not_stop_the_others(file, tmp_path, jobs):
 def test_an_error_that_is_not_the_users_is_named_too(file, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "train", lambda *_, **__: 1 / 0)
     done = sweep("--methods", "er", "--seeds", "0,")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.output.splitlines()[-1] == "avcl: er-0 failed: ZeroDivisionError: division by zero"
 
 
@@ -224,7 +224,7 @@ def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch):
     (tmp_path / "out" / "er-0").mkdir(parents=True)
     (tmp_path / "out" / "er-0" / "note.txt").write_text("not a run's")
     done = sweep(*words, "--slurm", "cluster=local", "timeout_min=5", "tasks_per_node=2")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "er-0 failed: out/er-0: holds other files than a run's (note.txt)" in done.stderr
     found, expected = json.loads((tmp_path / "out" / "er-1" / "results.json").read_text()), json.loads(whole)
     assert found["metrics"]["retrieval"] == expected["metrics"]["retrieval"]
@@ -237,7 +237,7 @@ def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch):
     [
         (["timeout_min=5"], "avcl: --slurm: "),
         (["cluster=local", "timeoutmin=5"], "avcl: --slurm: "),
-        (["timeout_min"], "avcl: --set timeout_min: must be key=value"),
+        (["timeout_min"], "avcl: --slurm timeout_min: must be key=value, as in timeout_min=600"),
     ],
 )
 def test_slurm_that_is_not_there_or_not_asked_rightly_is_one_line(file, words, told):
