@@ -122,6 +122,30 @@ def data(
     measure_roads(clips, rounds)
 
 
+@bench_app.command(cls=Several)
+def processes(
+    strategies: Annotated[
+        list[str], typer.Option("--strategies", metavar="NAME...", help="Methods. (default: er stella stella-plus)")
+    ] = [],  # noqa: B006
+    processes: Annotated[int, typer.Option(min=2, help="Processes, each with its share of the cores.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each turn.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each, one after the other.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all that was measured.", show_default=False)] = None,
+) -> None:
+    """Steps per second of several processes beside one with as many threads, at the same whole batch, on this CPU."""
+    from avcl.bench.processes import measure_processes
+    from avcl.utils.atomic import write_json
+    from avcl.utils.console import write
+
+    result = measure_processes(strategies or ["er", "stella", "stella-plus"], processes, steps, rounds)
+    for name, found in result["strategies"].items():
+        one, many = found["steps_per_second"]
+        write(f"{name}: 1 process {one:.2f} steps/s, {processes} processes {many:.2f} steps/s, {found['ratio']:.2f} x")
+    if out:
+        write_json(out, result)
+        write(f"Everything is in {out}")
+
+
 @bench_app.command(
     "NAME", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )

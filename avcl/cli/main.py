@@ -116,7 +116,8 @@ def train(
     from avcl.config.files import dump_config, read_config
 
     raw = _overridden(read_config(config, sets, strategy), out=out, device=device)
-    _spread(processes)
+    if not dry_run:
+        _spread(processes)
 
     from avcl.config.build import method_settings
     from avcl.experiment.run import Run

@@ -385,7 +385,7 @@ class Learner(BaseSGDTemplate):
         with torch.no_grad(), self.autocast():
             audio, video = self.backbone.embed(self.batch)
         nothing = {
-            side: patches.new_full((), float("nan")).expand(patches.shape)
+            side: torch.full((), float("nan"), dtype=patches.dtype).expand(patches.shape)
             for side, patches in (("video", self.batch.video), ("audio", self.batch.audio))
         }
         return self.batch.replace(**nothing).to("cpu"), (audio.cpu(), video.cpu())

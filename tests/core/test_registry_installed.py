@@ -112,7 +112,7 @@ def test_a_plugin_that_fails_in_a_run_ends_it_in_one_line(installed, train):
 
 def test_debug_shows_where_a_plugin_failed(installed, train):
     result = train("late", "--dry-run", path=installed, before=("--debug",))
-    assert result.returncode == 1
+    assert result.returncode == 2
     told = "strategy 'late' (avcl-broken 0.3, module avcl_broken_late) failed in penalty: AttributeError: "
     assert told in result.stderr
     assert 'in penalty\n    return {"extra": self.never_made}' in result.stderr

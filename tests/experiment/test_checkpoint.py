@@ -170,7 +170,7 @@ def test_a_bomb_that_is_named_as_if_it_were_whole_does_not_go_off(kept, tmp_path
 
 def test_another_format_is_one_line(kept, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
-    with pytest.raises(UserError, match=r"pt: a checkpoint of format 2, this avcl resumes 1; resume it with"):
+    with pytest.raises(UserError, match=r"pt: a checkpoint of format 3, this avcl resumes 1; resume it with"):
         kept.newest()
 
 

@@ -17,7 +17,6 @@ def settings(**given):
     ("then", "now", "told"),
     [
         ({"device": "cuda"}, {"device": "cpu"}, 'device: "cuda" in run.json, "cpu" now'),
-        ({"processes": 2}, {"processes": 1}, "processes: 2 in run.json, 1 now"),
         (settings(), settings(a=None), "a: not set in run.json, null now"),
         (settings(betas=[0.9, 1]), settings(betas=(0.9, 0.5)), "betas: [0.9, 1] in run.json, [0.9, 0.5] now"),
         (settings(s={"name": "a", "x": 1}), settings(s=[{"name": "b"}]), "s: a in run.json, [b] now"),

@@ -215,20 +215,21 @@ def test_a_value_given_twice_is_one_run(file, tmp_path):
     assert names(plan(file, ["er", "er"], {"learner.lr": [0.001, 1e-3]}, [0], tmp_path)) == ["er-learner.lr=0.001-0"]
 
 
-def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch):
-    """As on a cluster, two processes a run; one run fails, the other comes to the same results as without."""
+@pytest.mark.parametrize("tasks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_slurm_jobs_by_submitits_local_executor(file, tmp_path, monkeypatch, tasks):
+    """As on a cluster, in so many processes a run; one run fails, the other comes to the same results as without."""
     words = ["--methods", "er", "--seeds", "2"]
     assert sweep(*words).exit_code == 0
     whole = (tmp_path / "out" / "er-1" / "results.json").read_bytes()
     (tmp_path / "out").rename(tmp_path / "before")
     (tmp_path / "out" / "er-0").mkdir(parents=True)
     (tmp_path / "out" / "er-0" / "note.txt").write_text("not a run's")
-    done = sweep(*words, "--slurm", "cluster=local", "timeout_min=5", "tasks_per_node=2")
+    done = sweep(*words, "--slurm", "cluster=local", "timeout_min=5", f"tasks_per_node={tasks}")
     assert done.exit_code == 2
     assert "er-0 failed: out/er-0: holds other files than a run's (note.txt)" in done.stderr
     found, expected = json.loads((tmp_path / "out" / "er-1" / "results.json").read_text()), json.loads(whole)
     assert found["metrics"]["retrieval"] == expected["metrics"]["retrieval"]
-    assert json.loads((tmp_path / "out" / "er-1" / "run.json").read_text())["processes"] == 2
+    assert json.loads((tmp_path / "out" / "er-1" / "run.json").read_text())["processes"] == tasks
     assert any("task 2/2 family_2" in path.read_text() for path in (tmp_path / "out" / "logs").rglob("*.err"))
 
 

@@ -103,3 +103,10 @@ def _process(rank: int, world: int, port: int, work: Callable[..., Any], folder:
 
 def all_trained(cases: Mapping[str, Case]) -> dict[str, dict[str, Any]]:
     return {name: trained(case) for name, case in cases.items()}
+
+
+def children(process, named=b"spawn_main"):
+    """Those of several processes that train, in the order of their numbers."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = sorted(int(pid) for task in tasks for pid in task.read_text().split())
+    return [pid for pid in pids if named in Path(f"/proc/{pid}/cmdline").read_bytes()]

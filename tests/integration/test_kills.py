@@ -1,12 +1,15 @@
-"""`avcl train` on the default stream, killed again and again: the same bytes as without, whatever the workers."""
+"""`avcl train`, killed again and again: the same bytes as without, whatever the workers, and in several processes."""
 
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from helpers.processes import children
 
 KILLS = 10
 ASKED = ["--set", "learner.epochs=1", "--set", "strategy.name=stella"]
@@ -44,6 +47,59 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(uninterrupted, 
                 kills += 1
                 continue
         assert run.returncode == 0, said
+        for name in ("results.json", "weights.safetensors"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes(), f"{name} after {kills} kills"
+        shutil.rmtree(folder)
+        ends += 1
+
+
+SMALL = {
+    "scenario.train_clips": 10,
+    "scenario.eval_clips": 6,
+    "learner.epochs": 3,
+    "learner.batch_size": 10,
+    "learner.eval_batch_size": 20,
+    "evaluate_every": 3,
+}
+SEVEN = {
+    "stella": (1, 0),
+    "er": (1, 2),
+    "mir": (1, 2),
+    "stella-plus": (2, 0),
+    "esmer": (2, 2),
+    "gmed": (2, 0),
+    "cls-er": (2, 2),
+}
+"""Strategies, each with a number of processes and of loader workers."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("strategy", SEVEN)
+def test_whichever_process_is_killed_the_run_ends_with_the_same_bytes(tmp_path, strategy):
+    """Six kills of any of them, also within evaluation and while a checkpoint is written, after every step."""
+    processes, workers = SEVEN[strategy]
+    settings = SMALL | {"learner.workers": workers, "checkpoint.every_steps": 1}
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    asked = ["run", "--strategy", strategy, "--processes", str(processes), *sets]
+    run = [sys.executable, "-m", "avcl", "train", *asked]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    begun = time.monotonic()
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    subprocess.run([*run, "--out", str(whole)], capture_output=True, check=True, env=environment)
+    seconds, chance, kills, ends = time.monotonic() - begun, random.Random(strategy), 0, 0
+    while kills < 6 or not ends:
+        resume = ["--resume"] if list(folder.glob("checkpoint/*.pt")) else []
+        words = [*run, "--out", str(folder), *resume]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                _, said = process.communicate(timeout=chance.uniform(0.3, 0.9) * seconds if kills < 6 else None)
+            except subprocess.TimeoutExpired:
+                os.kill(chance.choice([process.pid, *children(process)]), signal.SIGKILL)
+                kills += 1
+                process.communicate(timeout=60)  # none is left behind
+                continue
+        assert process.returncode == 0, said
         for name in ("results.json", "weights.safetensors"):
             assert (folder / name).read_bytes() == (whole / name).read_bytes(), f"{name} after {kills} kills"
         shutil.rmtree(folder)

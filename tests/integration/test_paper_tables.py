@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from avcl.cli.main import app
 
+pytestmark = pytest.mark.xdist_group("paper_tables-integration")  # what they share is made once
+
 PAGE = Path(__file__).parents[2] / "avcl" / "evaluation" / "README.md"
 COMMANDS = [
     words for words in re.findall(r"`(avcl [^`]*)`", PAGE.read_text()) if " runs/" in words or "--dry-run" in words

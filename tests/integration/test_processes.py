@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import children
 from safetensors.torch import load_file
 
 SETTINGS = {
@@ -55,13 +55,6 @@ def wait_for(folder, pattern, process, other_than=frozenset()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
-
-
-def children(process, named=b"spawn_main"):
-    """Those of several processes that train, in the order of their numbers."""
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-    pids = sorted(int(pid) for task in tasks for pid in task.read_text().split())
-    return [pid for pid in pids if named in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.process

@@ -7,6 +7,8 @@ from helpers.processes import together
 
 from avcl.utils import distributed
 
+pytestmark = pytest.mark.xdist_group("distributed-utils")  # what they share is made once
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
