@@ -14,11 +14,12 @@ BANDS = 4
 MOTION = 0.05  # of a frame's side: what moves more gives itself away by it, and so do still objects before it
 
 
-def cloth(generator: Generator, kind: render.Kind, shape: Shape) -> render.Array:
+def cloth(generator: Generator, kind: render.Kind, tint: float, shape: Shape) -> render.Array:
     """A background of the cloth that objects of this kind are cut from, (T, 3, H, W).
 
-    Its stripes have their period, contrast and grey, but every angle: they are rings around a place that moves. Its
-    hue goes through one to two turns across the frame, so that no hue is that of the background.
+    Its stripes have their period and variance, but every angle: they are rings around a place that moves. ``tint`` 0
+    is grey; at 1 they are as vivid as the objects', in a hue that goes through one to two turns across the frame, so
+    that none is that of the background.
     """
     scale = 64 / min(shape.height, shape.width)
     y, x = (scale * part for part in np.ogrid[0 : shape.height, 0 : shape.width])
@@ -31,7 +32,10 @@ def cloth(generator: Generator, kind: render.Kind, shape: Shape) -> render.Array
     across = (
         turns * (x * np.cos(render.TURN * angle) + y * np.sin(render.TURN * angle)) + hue + 2 * MOTION * drift * time
     )
-    colour = 0.5 + 0.5 * np.cos(render.TURN * (across[:, None] - np.arange(3)[:, None, None] / 3))
+    wave = np.cos(render.TURN * (across[:, None] - np.arange(3)[:, None, None] / 3))
+    # stripes between a grey t and colours m + v/2 cos have variance ((m - t)² + 3/8 v²) / 8: m makes up for less v
+    apart = np.sqrt((0.5 - kind.tone) ** 2 + 0.375 * (1.0 - tint**2))
+    colour = kind.tone + (apart if kind.tone < 0.5 else -apart) + 0.5 * tint * wave
     return (kind.tone + (colour - kind.tone) * stripes[:, None]).astype(np.float32)
 
 

@@ -79,7 +79,8 @@ class Synthetic(Scenario):
         overwriting: How far apart the tasks' laws are; 0 is one law for all, 1 spreads them over all hues.
         similar: Share of the distractors, seen or heard, that are of the clip's own task: at 1 neither family nor
             timbre tells which object sounds.
-        texture: Share of the background that is striped cloth in all hues, as the objects are; 0 is smooth.
+        texture: Share of the background that is a moving cloth of stripes, as strong as the objects'; 0 is smooth.
+        tint: Saturation of that cloth, in all hues; 0 is grey, 1 as vivid as the objects.
         unseen: Sounds of objects that are not in the picture, as loud as the source, in its pauses.
         floor: Level of a noise floor with rhythms of its own, in the log-mel, where a sound reaches about 1.
         edges: How much objects and the source's sound seek the edges; at 1 the centre is no likelier than other places.
@@ -109,6 +110,7 @@ class Synthetic(Scenario):
     overwriting: Fraction = 0.3
     similar: Fraction = 0.0
     texture: Fraction = 0.0
+    tint: Fraction = 0.0
     unseen: NonNegativeInt = 0
     floor: NonNegativeFloat = 0.0
     edges: Fraction = 0.0
@@ -256,7 +258,7 @@ class Rendered(Dataset):
         sound = render.sound_of(sight, kind, sizes)
         frames = render.background(generator, shape)
         if my.texture:
-            frames += np.float32(my.texture) * (clutter.cloth(of_cloth, kind, shape) - frames)
+            frames += np.float32(my.texture) * (clutter.cloth(of_cloth, kind, my.tint, shape) - frames)
         others, kin = self._others(label)
         for _ in range(my.distractors):
             silent, other = render.look(generator), others[generator.integers(len(others))]

@@ -121,18 +121,25 @@ def test_texture_and_floor_are_as_strong_as_told():
         assert half == pytest.approx(whole / 2, abs=1e-6) and abs(whole).max() > 0.3
 
 
-def test_textured_background_has_the_contrast_of_the_objects():
-    """In every task, though the objects' contrast is not that of every task."""
+@pytest.mark.parametrize("tint", [0.0, 0.5, 1.0])
+def test_textured_background_varies_as_the_objects_do(tint):
+    """In every task, though objects do not vary as much in every task, and whatever the colour."""
     for task in range(4):
-        parts = [drawn(i, task, texture=1.0, distractors=0) for i in range(24)]
-        inside, outside = (
-            np.mean([frames.transpose(1, 0, 2, 3)[:, mask.numpy() == of].std() for frames, _, (mask, *_) in shown])
-            for of, shown in (
-                (True, [(f, m, (t.mask,)) for f, m, t in parts]),
-                (False, [(f, m, (t.mask,)) for f, m, t in parts]),
-            )
-        )
-        assert inside == pytest.approx(outside, rel=0.15)
+        inside, outside = [], []
+        for i in range(24):
+            frames, _, truth = drawn(i, task, texture=1.0, tint=tint, distractors=0)
+            pixels, mask = frames.transpose(1, 0, 2, 3), truth.mask.numpy()
+            inside.append(pixels[:, mask].std())
+            outside.append(pixels[:, ~mask].std())
+        assert np.mean(inside) == pytest.approx(np.mean(outside), rel=0.15)
+
+
+def test_tint_gives_the_texture_colour():
+    def colour(tint):
+        frames, _, truth = drawn(texture=1.0, tint=tint, distractors=0)
+        return np.ptp(frames, axis=1)[~truth.mask.numpy()].mean()
+
+    assert colour(0.0) < 1e-6 < colour(0.3) < colour(1.0)
 
 
 def test_unseen_sounds_are_in_the_pauses_of_the_source_and_as_loud():
