@@ -242,10 +242,9 @@ class Rendered(Dataset):
     def _generator(self, i: int) -> Generator:
         # statistics are of the scenario, whoever asks for them first: never an augmentation's
         anew = augmentation(self.first + i) if self.scenario.fresh and self.split != "statistics" else None
-        own = (self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels))
-        if self.first >= TUNING:  # a fifth number is another stream
-            own += (1,)
-        return anew or np.random.default_rng(own)
+        own = self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels)
+        tuning = (1,) if self.first >= TUNING else ()  # a fifth number is another stream
+        return anew or np.random.default_rng((*own, *tuning))
 
     def draw(self, i: int) -> tuple[render.Array, render.Array, Truth]:
         """Frames (T, 3, H, W) and log-mel (times, mels) of item i before normalisation, and the truth."""
