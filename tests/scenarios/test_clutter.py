@@ -1,10 +1,13 @@
 """The stream that asks for matching: saliency is blind to it, every strength does what it says, nothing else moves."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from avcl.backbones.cavmae import CavMae
+from avcl.backbones.weights import load_weights
 from avcl.config.bundled import bundled_files
 from avcl.config.files import read_config
 from avcl.metrics.baselines import Baseline
@@ -43,6 +46,24 @@ def test_neither_saliency_nor_an_untrained_backbone_finds_the_source(study, back
         found = [row[f"{kind}/auc"] for row in rows]
         assert 0.4 < np.mean(found) < 0.6
         assert 0.3 < min(found) <= max(found) < 0.7
+
+
+def test_after_pretraining_tokens_of_one_modality_find_the_source_by_those_of_the_other(study, backbone):
+    """More so by those of the same clip: it matches, beside knowing what objects look like."""
+    trained = copy.deepcopy(backbone)
+    load_weights(study.bundled_weights).fill(trained)
+    own, other = (
+        [selection_scores(Baseline(score=score), trained, study.clips(task, "eval"), clips=16) for task in range(4)]
+        for score in ("echo", "swapped-echo")
+    )
+    for kind, least in (("video", 0.75), ("audio", 0.57)):
+        found, swapped = (np.mean([row[f"{kind}/auc"] for row in rows]) for rows in (own, other))
+        assert found > least and found > swapped + 0.02
+
+
+def test_weights_are_those_of_the_texture(study):
+    names = [stream.bundled_weights.name for stream in (Synthetic(), study)]
+    assert names == ["synthetic.safetensors", "synthetic_textured.safetensors"]
 
 
 def test_an_oracle_finds_every_pair(study):
