@@ -36,10 +36,19 @@ class Kind:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of a clip its source fills: mean side of the object, mean length of the sound, in shares."""
+    """How much of a clip its source fills: mean side of the object, mean length of the sound, in shares.
+
+    ``edges``: how much it seeks the edges of frame and clip, from 0, where it keeps within them and is therefore
+    more often in the middle, to 1, where the middle is no likelier than any other place.
+    """
 
     object: float
     sound: float
+    edges: float = 0.0
+
+    def place(self, share: float) -> float:
+        """Where ``share`` of the way from edge to edge leads: at 1 by the arcsine law, which seeks both ends."""
+        return float((1.0 - self.edges) * share + self.edges * np.sin(TURN / 4 * share) ** 2)
 
 
 class Sight(NamedTuple):
@@ -79,7 +88,7 @@ def sound_of(sight: Sight, kind: Kind, sizes: Sizes) -> Sound:
         pitch=(sight.hue + kind.law) % 1.0,
         brightness=1.0 - sight.size,
         beat=10.0 + 22.0 * sight.climb,
-        onset=(1.0 - duration) * sight.column,
+        onset=(1.0 - duration) * sizes.place(sight.column),
         duration=duration,
     )
 
@@ -91,13 +100,17 @@ def interval(sound: Sound, shape: Shape) -> tuple[int, int]:
 
 
 def outline(sight: Sight, sizes: Sizes, shape: Shape) -> NDArray[np.bool_]:
-    """The object's pixels (T, H, W): a disc that climbs or sinks by up to a quarter of the frame."""
+    """The object's pixels (T, H, W): a disc that climbs or sinks by up to a quarter of the frame.
+
+    With ``sizes.edges`` up to a quarter of its width may be outside.
+    """
     side = min(shape.height, shape.width)
     radius = min(0.5 * sizes.object * (0.7 + 0.6 * sight.size), 0.5) * side
-    column = radius + sight.column * (shape.width - 2 * radius)
-    room = max(shape.height - 2 * radius, 0.0)
+    margin = radius * (1.0 - 0.5 * sizes.edges)
+    column = margin + sizes.place(sight.column) * (shape.width - 2 * margin)
+    room = max(shape.height - 2 * margin, 0.0)
     way = np.linspace(-0.5, 0.5, shape.frames) if shape.frames > 1 else np.zeros(1)
-    row = radius + np.clip(sight.row * room - (sight.climb - 0.5) * 0.5 * shape.height * way, 0.0, room)
+    row = margin + np.clip(sizes.place(sight.row) * room - (sight.climb - 0.5) * 0.5 * shape.height * way, 0.0, room)
     y, x = np.ogrid[0.5 : shape.height, 0.5 : shape.width]
     return (x - column) ** 2 + (y - row[:, None, None]) ** 2 <= max(radius, 1.0) ** 2
 

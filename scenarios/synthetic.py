@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from avcl.clip import Shape
 from avcl.data.preprocessing import Preprocessing
 from avcl.hookspecs import hookimpl
 from avcl.scenario import Scenario, Split, augmentation
+from avcl.scenarios import _clutter as clutter
 from avcl.scenarios import _render as render
 from avcl.settings import Fraction, Seed, Share
 
@@ -26,6 +28,8 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 Many = Annotated[int, Field(ge=0, le=10**7)]
 Some = Annotated[int, Field(ge=1, le=10**6)]
 SPLITS = ("train", "eval", "pretraining", "statistics")
+TUNING = 2**30
+"""Number of the first clip for tuning: more than there are to report on, whatever the settings."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,16 @@ class Synthetic(Scenario):
         disguise: Saturation of the distractors' hue; 0 is grey, 1 as vivid as the sounding object.
         noise: Standard deviation of noise in the log-mel, where a sound reaches about 1; a quarter of it on pixels.
         overwriting: How far apart the tasks' laws are; 0 is one law for all, 1 spreads them over all hues.
+        similar: Share of the distractors, seen or heard, that are of the clip's own task: at 1 neither family nor
+            timbre tells which object sounds.
+        texture: Share of the background that is a moving cloth of stripes, as strong as the objects'; 0 is smooth.
+        tint: Saturation of that cloth, in all hues; 0 is grey, 1 as vivid as the objects.
+        unseen: Sounds of objects that are not in the picture, as loud as the source, in its pauses.
+        floor: Level of a noise floor with rhythms of its own, in the log-mel, where a sound reaches about 1.
+        edges: How much objects and the source's sound seek the edges; at 1 the centre is no likelier than other places.
         fresh: Draw new training instances in every epoch (the only augmentation); otherwise the same ones.
+        purpose: What the clips are for: those for tuning and those for reporting have not one draw in common, in
+            training and evaluation, whatever the seeds, so that nothing can be chosen on clips that are reported.
         seed: Seed of the clips that stay the same.
     """
 
@@ -95,7 +108,14 @@ class Synthetic(Scenario):
     disguise: Fraction = 0.4
     noise: NonNegativeFloat = 0.3
     overwriting: Fraction = 0.3
+    similar: Fraction = 0.0
+    texture: Fraction = 0.0
+    tint: Fraction = 0.0
+    unseen: NonNegativeInt = 0
+    floor: NonNegativeFloat = 0.0
+    edges: Fraction = 0.0
     fresh: bool = True
+    purpose: Literal["reporting", "tuning"] = "reporting"
     seed: Seed = 0
 
     def mistakes(self) -> Iterator[str]:
@@ -136,14 +156,24 @@ class Synthetic(Scenario):
         """The clips of one family; every run of ``classes`` items has each class once."""
         labels = range(task * self.classes, (task + 1) * self.classes)
         count = self.train_clips if split == "train" else self.eval_clips
-        first = 0 if split == "train" else self.tasks * self.classes * self.train_clips
+        first = self._first + (0 if split == "train" else self.tasks * self.classes * self.train_clips)
         return Rendered(self, split, labels, count * self.classes, first + labels.start * count)
 
     def pretraining_clips(self) -> Rendered | None:
         """Clips of families between those of the tasks, of carriers between theirs."""
-        first = self.tasks * self.classes * (self.train_clips + self.eval_clips)
+        first = self._first + self.tasks * self.classes * (self.train_clips + self.eval_clips)
         labels = range(self.tasks * self.classes, 2 * self.tasks * self.classes)
         return Rendered(self, "pretraining", labels, self.pretraining, first) if self.pretraining else None
+
+    @property
+    def _first(self) -> int:
+        return TUNING if self.purpose == "tuning" else 0
+
+    @property
+    def bundled_weights(self) -> Path:
+        """Those that were made on textured clips where these are textured."""
+        plain = super().bundled_weights
+        return plain.with_stem(f"{plain.stem}_textured") if self.texture else plain
 
     @cached_property
     def kinds(self) -> tuple[render.Kind, ...]:
@@ -212,21 +242,27 @@ class Rendered(Dataset):
     def _generator(self, i: int) -> Generator:
         # statistics are of the scenario, whoever asks for them first: never an augmentation's
         anew = augmentation(self.first + i) if self.scenario.fresh and self.split != "statistics" else None
-        own = (self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels))
-        return anew or np.random.default_rng(own)
+        own = self.scenario.seed, SPLITS.index(self.split), self._label(i), i // len(self.labels)
+        tuning = (1,) if self.first >= TUNING else ()  # a fifth number is another stream
+        return anew or np.random.default_rng((*own, *tuning))
 
     def draw(self, i: int) -> tuple[render.Array, render.Array, Truth]:
         """Frames (T, 3, H, W) and log-mel (times, mels) of item i before normalisation, and the truth."""
         my, shape, generator = self.scenario, self.scenario.shape, self._generator(i)
-        label, stage = self._label(i), len(my.kinds) // 2
-        kind, sizes = my.kinds[label], render.Sizes(my.object, my.sound)
+        label = self._label(i)
+        kind, sizes = my.kinds[label], render.Sizes(my.object, my.sound, my.edges)
+        # streams of their own: no clutter moves a draw of another, or of what is there without any
+        of_cloth, of_kin, of_sounds, of_floor = generator.spawn(4)
         sight = render.look(generator)
         sound = render.sound_of(sight, kind, sizes)
         frames = render.background(generator, shape)
-        # what is silent here sounds elsewhere in the same stage, of which there is one class at least
-        others = [k for j, k in enumerate(my.kinds) if j // stage == label // stage and j != label] or [kind]
+        if my.texture:
+            frames += np.float32(my.texture) * (clutter.cloth(of_cloth, kind, my.tint, shape) - frames)
+        others, kin = self._others(label)
         for _ in range(my.distractors):
             silent, other = render.look(generator), others[generator.integers(len(others))]
+            if of_kin.uniform() < my.similar:
+                other = kin[of_kin.integers(len(kin))]
             render.paint(frames, render.outline(silent, sizes, shape), other, silent.hue, my.disguise)
         mask = render.outline(sight, sizes, shape)
         render.paint(frames, mask, kind, sight.hue, 1.0)
@@ -234,7 +270,23 @@ class Rendered(Dataset):
         grain = generator.standard_normal(frames.shape, np.float32)
         hiss = generator.standard_normal(level.shape, np.float32)
         truth = Truth(torch.from_numpy(mask), render.interval(sound, shape), torch.from_numpy(level), sight, sound)
-        return frames + np.float32(my.noise / 4) * grain, level + np.float32(my.noise) * hiss, truth
+        heard = level + np.float32(my.noise) * hiss
+        for other_sound in clutter.turns(of_sounds, my.unseen, sound, kind, sizes):
+            among = kin if of_sounds.uniform() < my.similar else others
+            heard += render.heard(other_sound, among[of_sounds.integers(len(among))], shape)
+        if my.floor:
+            heard += np.float32(my.floor) * clutter.floor(of_floor, shape)
+        return frames + np.float32(my.noise / 4) * grain, heard, truth
+
+    def _others(self, label: int) -> tuple[list[render.Kind], list[render.Kind]]:
+        """What may distract from this class: all else of the same stage, and of that what is of the same task.
+
+        It is silent or unseen here and the source elsewhere; where there is nothing else it is of this class.
+        """
+        kinds, classes, stage = self.scenario.kinds, self.scenario.classes, len(self.scenario.kinds) // 2
+        others = [j for j in range(len(kinds)) if j // stage == label // stage and j != label]
+        kin = [j for j in others if j // classes == label // classes]
+        return [kinds[j] for j in others or [label]], [kinds[j] for j in kin or [label]]
 
 
 def _normal(values: render.Array, mean: float, deviation: float) -> render.Array:

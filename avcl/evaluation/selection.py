@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import PositiveInt
 
 from avcl.errors import UserError
 from avcl.evaluation.protocol import Evaluation, Frozen, Scores
 from avcl.hookspecs import hookimpl
-from avcl.metrics.baselines import Baseline
+from avcl.metrics.baselines import Baseline, Score
 from avcl.metrics.selection import Selects, selecting, selection_scores
 from avcl.scenario import truth_of
 
@@ -24,7 +24,8 @@ class SelectionEvaluation(Evaluation):
 
     ``<method>/<video|audio>/<score>`` in percent, the mean over tasks; what they are: ``selection_scores`` of
     ``avcl.metrics.selection``. The method is the run's, or that of ``--set strategy=NAME``; beside it stand random
-    patches, those of the centre, and those of the highest energy.
+    patches, those of the centre, of the highest energy, of the largest echo in the clip's own and in another clip's
+    other modality, and the truth's (``avcl.metrics.baselines``).
 
     Args:
         clips: Evaluation clips of each task.
@@ -45,8 +46,9 @@ class SelectionEvaluation(Evaluation):
         if method is None:
             names = " and ".join(repr(part.name) for part in model.strategies) or "no strategy"
             raise UserError(f"selection: {names} selects no patches; name a method that does with --set strategy=NAME")
-        named: dict[str, Selects] = {method.name: method}
-        named |= {f"{score} (baseline)": Baseline(score=score) for score in ("random", "centre", "energy")}
+        named: dict[str, Selects | None] = {method.name: method}
+        named |= {f"{score} (baseline)": Baseline(score=score) for score in get_args(Score)}
+        named["oracle"] = None
         scores, chance, details = {}, {}, {}
         for name, scorer in named.items():
             rows = [

@@ -1,4 +1,4 @@
-"""What a patch-selecting method is compared with: patches by chance, from the centre, or by their energy."""
+"""What a method that selects patches is compared with: chance, place, energy, plain echo."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from avcl.backbones.protocol import Backbone
 from avcl.clip import Clip, Grid
 from avcl.selection import Choice, Selection
 
+Score = Literal["random", "centre", "energy", "echo", "swapped-echo"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Keeps the patches of the highest score, which no weights have a part in.
+    """Keeps the patches of the highest score.
 
-    ``random``: uniform draws · ``centre``: the nearer to the middle of the frame, and of the clip's time ·
-    ``energy``: the variance of a video patch's pixels, the mean level of an audio patch.
+    No weights have a part in ``random``: uniform draws · ``centre``: the nearer to the middle of the frame, and of
+    the clip's time · ``energy``: the variance of a video patch's pixels, the mean level of an audio patch.
+    ``echo``: the largest cosine similarity with a token of the other modality, both as the backbone encodes them
+    before any fusion, less the mean token of the clips · ``swapped-echo``: the same with another clip's other
+    modality, to tell whether it matches or is drawn to what is like a source.
 
     Args:
         score: Score of a patch.
@@ -26,7 +32,7 @@ class Baseline:
         keep_audio: Share of audio patches that are kept.
     """
 
-    score: Literal["random", "centre", "energy"] = "energy"
+    score: Score = "energy"
     keep_video: float = 0.5
     keep_audio: float = 0.5
 
@@ -36,11 +42,26 @@ class Baseline:
             video, audio = (torch.rand(x.shape[:2], generator=generator) for x in (clip.video, clip.audio))
         elif self.score == "centre":
             video, audio = (x.expand(len(clip), -1) for x in _centre(backbone.grid))
-        else:
+        elif self.score == "energy":
             video, audio = clip.video.var(2), clip.audio.mean(2)
             audio = audio - audio.amin(1, keepdim=True)
+        else:
+            video, audio = echo(backbone, clip, swapped=self.score == "swapped-echo")
         video, audio = video.to(clip.video.device), audio.to(clip.video.device)
         return Selection(video=_best(video, self.keep_video), audio=_best(audio, self.keep_audio))
+
+
+def echo(backbone: Backbone, clip: Clip, swapped: bool = False) -> tuple[Tensor, Tensor]:
+    """How much each patch resembles its nearest one of the other modality: of video (B, V), of audio (B, A).
+
+    Not negative: a clip's least is 0. ``swapped``: with the other modality of the next clip in the batch.
+    """
+    audio, video = (normalize(tokens, dim=2) for tokens in backbone.encode(clip))
+    audio, video = (tokens - tokens.mean((0, 1)) for tokens in (audio, video))
+    shift = 1 if swapped else 0
+    of_video = (video @ audio.roll(-shift, 0).mT).amax(2)
+    of_audio = (audio @ video.roll(-shift, 0).mT).amax(2)
+    return of_video - of_video.amin(1, keepdim=True), of_audio - of_audio.amin(1, keepdim=True)
 
 
 def _centre(grid: Grid) -> tuple[Tensor, Tensor]:

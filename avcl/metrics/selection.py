@@ -147,11 +147,25 @@ def whole_clips(dataset: Any, numbers: Sequence[int], backbone: Backbone) -> tup
     return good, Clip.cut(frames, mel, backbone.patch, index=index)
 
 
+def oracle(source: Source, grid: Grid, generator: torch.Generator, keep: float = HALF) -> Selection:
+    """What one who knows the truth keeps of clips: the share ``keep`` of patches that is most of the source."""
+    choices = []
+    for share in (source.share["video"], source.share["audio"].unflatten(1, (grid.times, grid.freqs))[..., 0]):
+        # among equal ones at random, of audio whole columns of time
+        order = (share + 1e-9 * torch.rand(share.shape, generator=generator)).argsort(1, descending=True)
+        choices.append(Choice(share, order[:, : max(1, int(keep * share.shape[1]))]))
+    video, audio = choices
+    columns = (audio.kept[..., None] * grid.freqs + torch.arange(grid.freqs)).flatten(1)
+    return Selection(video=video, audio=Choice(source.share["audio"], columns))
+
+
 @torch.no_grad()
 def selection_scores(
-    method: Selects, backbone: Backbone, dataset: Any, *, clips: int = 32, seed: int = 0
+    method: Selects | None, backbone: Backbone, dataset: Any, *, clips: int = 32, seed: int = 0
 ) -> dict[str, float | None]:
     """How well ``method`` finds the source in ``clips`` of a dataset that knows the truth; empty if it does not select.
+
+    None is the ``oracle``, the best that there can be.
 
     Of video patches and of audio patches in time, ``<video|audio>/<name>``, means over clips:
 
@@ -174,11 +188,14 @@ def selection_scores(
         good, clip = whole_clips(dataset, numbers[start : start + AT_ONCE], backbone)
         if clip is None:
             continue
-        found = method.selection(backbone, clip, generator)
+        source = source_of([truth(number) for number in good], backbone.grid, backbone.patch)
+        found = (
+            oracle(source, backbone.grid, generator) if method is None else method.selection(backbone, clip, generator)
+        )
         if found is None:
             return {}
-        masks = backbone.draw_masks(clip.take(found.video.kept, found.audio.kept), generator)
-        source = source_of([truth(number) for number in good], backbone.grid, backbone.patch)
+        kept = (choice.kept.to(clip.video.device) for choice in (found.video, found.audio))
+        masks = backbone.draw_masks(clip.take(*kept), generator)
         for kind, choice in zip(KINDS, (found.video, found.audio), strict=True):
             visible = getattr(masks, kind)[:, : getattr(masks, f"{kind}_visible")]
             freqs = backbone.grid.freqs if kind == "audio" else 1

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from avcl.backbones.cavmae import CavMae
 from avcl.clip import Grid
 from avcl.compat import quiet_evaluator
-from avcl.metrics.baselines import Baseline
+from avcl.metrics.baselines import Baseline, echo
 from avcl.metrics.selection import (
     SelectionScores,
     auc,
@@ -142,6 +142,42 @@ def test_on_the_rendered_stream_energy_finds_the_source_and_chance_does_not():
     assert scores["energy"]["video/auc"] > 0.9 < scores["energy"]["audio/auc"]
     assert scores["energy"]["video/source_kept"] > 1.5 * scores["energy"]["video/source_all"]
     assert 0.5 < scores["centre"]["video/auc"] < scores["energy"]["video/auc"]
+
+
+def test_the_oracle_is_the_best_that_there_can_be():
+    """Two of eight video patches are the source, and four of eight of audio: all of them are among the kept half."""
+    found = selection_scores(None, small_backbone(), NoiseWithTruth().clips(0, "eval"))
+    for kind, share in (("video", 0.25), ("audio", 0.5)):
+        assert (found[f"{kind}/auc"], found[f"{kind}/recall"]) == (1, 1)
+        assert (found[f"{kind}/source_kept"], found[f"{kind}/source_all"]) == (2 * share, share)
+
+
+class Encodes:
+    """A backbone that encodes every clip into given tokens."""
+
+    def __init__(self, audio, video):
+        self.tokens = torch.tensor(audio), torch.tensor(video)
+
+    def encode(self, clip):
+        return self.tokens
+
+
+def test_echo_by_hand():
+    """Of two clips: the first one's second video token is like its first audio token, the second's are all alike."""
+    audio = [[[2.0, 0], [0, 1]], [[0, 3], [0, 1]]]
+    video = [[[0.0, -1], [5, 0]], [[0, 1], [0, 1]]]
+    # unit length, less the mean (1/4, 3/4) of audio and (1/4, 1/4) of video
+    own = echo(Encodes(audio, video), None)
+    first = {"v0a0": -0.25 * 0.75 + 1.25 * 0.75, "v0a1": 0.25 * 0.25 - 1.25 * 0.25}
+    first |= {"v1a0": 0.75 * 0.75 + 0.25 * 0.75, "v1a1": -0.75 * 0.25 - 0.25 * 0.25}
+    of_video = [max(first["v0a0"], first["v0a1"]), max(first["v1a0"], first["v1a1"])]
+    of_audio = [max(first["v0a0"], first["v1a0"]), max(first["v0a1"], first["v1a1"])]
+    for found, values in zip(own, (of_video, of_audio), strict=True):
+        assert found[0].tolist() == pytest.approx([value - min(values) for value in values])
+        assert found[1].tolist() == [0, 0]
+    turned = echo(Encodes([audio[1], audio[0]], video), None)
+    swapped = echo(Encodes(audio, video), None, swapped=True)
+    assert torch.equal(swapped[0], turned[0]) and torch.equal(swapped[1].flip(0), turned[1])
 
 
 def test_the_fixed_clips_are_always_the_same():
