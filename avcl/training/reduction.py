@@ -53,8 +53,10 @@ class Reduction:
             work.wait()
             flat /= world_size()
             *parts, used = flat.split([*(p.numel() for p in bucket), len(bucket)])
-            for parameter, part, there in zip(bucket, parts, used.tolist(), strict=True):
-                parameter.grad = part.view_as(parameter) if there else None
+            # what has a gradient here has one: only for the others the numbers are looked at, which waits for a GPU
+            there = [True] * len(bucket) if all(p.grad is not None for p in bucket) else used.tolist()
+            for parameter, part, found in zip(bucket, parts, there, strict=True):
+                parameter.grad = part.view_as(parameter) if found else None
         self._sent = []
 
     def _arrived(self, parameter: nn.Parameter) -> None:

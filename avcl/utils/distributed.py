@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from avcl.errors import UserError
+from avcl.errors import StoppedError, UserError
 
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(minutes=30)
@@ -62,8 +62,11 @@ def joined(device: str | torch.device) -> Iterator[torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except Exception as error:
+        if isinstance(error, StoppedError):  # all of them stop; after any other error nobody is there to say goodbye to
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 @contextlib.contextmanager
