@@ -145,8 +145,9 @@ class Memory(Component):
             slots = torch.tensor(self._mine(len(self)), dtype=torch.long)
             for process, rows in enumerate(saved):
                 here = (slots % len(saved) == process).nonzero().squeeze(1)
-                for key, value in rows.items():
-                    self._rows[key][here] = value[slots[here] // len(saved)]
+                for part in here.split(64):  # a few at a time: a large memory has no room beside itself
+                    for key, value in rows.items():
+                        self._rows[key][part] = value[slots[part] // len(saved)]
 
     def __len__(self) -> int:
         return min(self.seen, self._slots) if self._rows else 0

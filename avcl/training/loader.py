@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.util
 import os
@@ -30,7 +31,7 @@ class Loader(DataLoader):
 
     def __init__(self, *args: Any, patience: float = TIMEOUT, **options: Any):
         self.patience = patience
-        super().__init__(*args, **options)
+        super().__init__(*args, worker_init_fn=functools.partial(_begin, os.getpid()), **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
         """The batches; processes start when the first is asked for."""
@@ -58,6 +59,12 @@ class Loader(DataLoader):
             ) from error
         finally:
             watch.over.set()
+
+
+def _begin(parent: int, worker: int) -> None:
+    """End where the process that wanted this one was killed before it began: torch only sees what happens later."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class _Watch(threading.Thread):

@@ -54,12 +54,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(uninterrupted, 
 
 
 SMALL = {
+    "scenario.tasks": 2,
     "scenario.train_clips": 10,
-    "scenario.eval_clips": 6,
-    "learner.epochs": 3,
+    "scenario.eval_clips": 5,
+    "learner.epochs": 2,
     "learner.batch_size": 10,
-    "learner.eval_batch_size": 20,
-    "evaluate_every": 3,
+    "learner.eval_batch_size": 7,
+    "evaluate_every": 4,
 }
 SEVEN = {
     "stella": (1, 0),

@@ -1,6 +1,8 @@
 """What a data set or a backbone gets wrong is said at its first batch, in one line; nothing trains silently on it."""
 
 import dataclasses
+import multiprocessing
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from avcl.plugins.finetune import Finetune
 from avcl.scenario import as_avalanche
 from avcl.testing import Noise, small_backbone
 from avcl.training.learner import Learner
+from avcl.training.loader import Loader
 
 
 class Wrong(Dataset):
@@ -63,3 +66,21 @@ def test_a_loss_term_that_is_no_number_a_clip():
     learner = Learner(backbone=backbone, strategy=Finetune(), batch_size=4)
     with pytest.raises(UserError, match=r"backbone: the loss term 'mae_audio' is \(\); must be \(4,\), one a clip"):
         learner.train(Noise().benchmark().train_stream[0])
+
+
+def test_a_loader_process_that_finds_its_parent_gone_ends():
+    """Killed between asking for it and its first step: torch's own watch begins later."""
+    start = multiprocessing.get_context("fork").Process
+    begin = Loader([1, 2], num_workers=1).worker_init_fn
+
+    def another_ones_child():
+        child = start(target=begin, args=(0,))
+        child.start()
+        child.join()
+        sys.exit(10 + child.exitcode)
+
+    for target, given, code in ((begin, (0,), 0), (another_ones_child, (), 11)):
+        process = start(target=target, args=given)
+        process.start()
+        process.join()
+        assert process.exitcode == code
