@@ -31,7 +31,8 @@ class Loader(DataLoader):
 
     def __init__(self, *args: Any, patience: float = TIMEOUT, **options: Any):
         self.patience = patience
-        super().__init__(*args, worker_init_fn=functools.partial(_begin, os.getpid()), **options)
+        super().__init__(*args, **options)
+        self.worker_init_fn = functools.partial(_begin, os.getpid())
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
         """The batches; processes start when the first is asked for."""
