@@ -57,6 +57,7 @@ def wait_for(folder, pattern, process, other_than=frozenset()):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(900)
 def test_killed_in_two_stopped_under_torchrun_and_ended_in_one_a_run_is_that_of_one(tmp_path):
